@@ -1,0 +1,195 @@
+"""Attention of packed tokens: who sees whom under a plan, and which kernel call computes it.
+
+===========================  ====================================================================
+text queries, active heads    text and visual keys up to their own position
+text queries, other heads     text keys up to their own position
+visual queries, active heads  text keys before them and the visual keys of their neighborhood
+===========================  ====================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cache import CacheIndex, CompactCacheLayer
+from .layout import SequenceOrder, TokenLayout
+from .windows import window_groups
+
+
+@dataclass
+class Heads:
+    """Query, key or value states in two parts.
+
+    ``shared`` is ``(visual + text, active heads, head_dim)`` of all packed tokens, ``rest`` is
+    ``(text, other heads, head_dim)``.
+    """
+
+    shared: Tensor
+    rest: Tensor
+
+
+class AttentionPass:
+    """What all layers of one forward pass share: masks and windows, each made once when first needed.
+
+    Parameters
+    ----------
+    layout : TokenLayout
+        The tokens of this pass.
+    radius : int or None
+        Neighbor radius of the plan.
+    past : CacheIndex or None
+        What the cache holds already.
+    scaling : float
+        Factor of the attention scores.
+    """
+
+    def __init__(self, layout: TokenLayout, radius: int | None, past: CacheIndex | None, scaling: float):
+        self.layout, self.radius, self.scaling = layout, radius, scaling
+        self.fresh = past is None
+        self.index = CacheIndex.of(layout, past)
+        self._memo: dict[str, object] = {}
+
+    def _once(self, name: str, make):
+        if name not in self._memo:
+            self._memo[name] = make()
+        return self._memo[name]
+
+    @property
+    def sequence(self) -> SequenceOrder:
+        """Visual and text tokens in one row again."""
+        return self._once("sequence", lambda: SequenceOrder(self.layout))
+
+    @property
+    def windows(self):
+        """Pairs of window group and bool mask."""
+        return self._once("windows", self._make_windows)
+
+    def _make_windows(self):
+        device = self.layout.index.device
+        positions = self.layout.positions[: self.layout.n_visual]
+        groups = window_groups(self.layout.grids, self.radius, device)
+        return [(group, group.mask(positions, self.index.text)) for group in groups]
+
+    def mask(self, queries: str, keys: str) -> Tensor | None:
+        """Bool ``(batch, 1, queries, keys)`` or None where every query sees every key; ``keys``: text or both."""
+        return self._once(f"{queries}-{keys}", lambda: self._make_mask(queries, keys))
+
+    def _make_mask(self, queries: str, keys: str) -> Tensor | None:
+        query = self.layout.text_positions if queries == "text" else self.layout.visual_positions
+        key = self.index.text if keys == "text" else torch.cat((self.index.visual, self.index.text), 1)
+        if query.shape[1] == 1 and not self.index.ragged:
+            return None  # one new token, and all that is cached came before it
+        query, key = query[:, :, None], key[:, None, :]
+        return ((key >= 0) & (key <= query) | (query < 0)).unsqueeze(1)
+
+    def sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+        """Scaled dot-product attention, ``(batch, heads, tokens, head_dim)`` each."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=self.scaling)
+
+
+def attend(
+    state: AttentionPass, q: Heads, k: Heads, v: Heads, kv_of_head: Tensor | None, store: CompactCacheLayer
+) -> Heads:
+    """Attention output of one layer.
+
+    Parameters
+    ----------
+    q, k, v : Heads
+        Rotated queries and keys, and values. ``q.shared`` may hold the text rows only: then visual tokens ask nothing.
+    kv_of_head : Tensor or None
+        ``(heads,)`` KV head that each query head reads; None: each its own.
+    store : CompactCacheLayer
+        The layer's cache, or an empty one that is thrown away.
+
+    Returns
+    -------
+    Heads
+        ``shared`` with the rows of ``q.shared``, and ``rest``.
+    """
+    layout, active = state.layout, q.shared.shape[1]
+    n_visual = len(k.shared) - layout.n_text
+    asking = len(q.shared) - layout.n_text
+    _remember(state, k, v, n_visual, store)
+    rest = _text_sees_text(state, q.rest, None if kv_of_head is None else kv_of_head[active:], store)
+    if active == 0:
+        return Heads(q.shared, rest)
+    first = None if kv_of_head is None else kv_of_head[:active]
+    if asking and state.fresh and state.radius is None:
+        shared = _all_see_all(state, q.shared, *(_pick(x.shared, first) for x in (k, v)))
+        return Heads(shared, rest)
+    outputs = [_text_sees_both(state, q.shared[asking:], first, store)]
+    if asking:
+        visual = [_pick(x.shared[:n_visual], first) for x in (k, v)]
+        outputs.insert(0, _visual_sees(state, q.shared[:asking], visual, first, store))
+    return Heads(torch.cat(outputs), rest)
+
+
+def _remember(state: AttentionPass, k: Heads, v: Heads, n_visual: int, store: CompactCacheLayer) -> None:
+    layout = state.layout
+    visual = [x.shared[:n_visual] for x in (k, v)]
+    if n_visual == 0:  # of this layer: heads that see no visual token have none to keep either
+        pad_visual = [x.new_empty(layout.batch, 0, *x.shape[1:]) for x in visual]
+    else:
+        pad_visual = [layout.visual.pad(x) for x in visual]
+    text = [layout.text.pad(x) for x in (k.shared[n_visual:], v.shared[n_visual:], k.rest, v.rest)]
+    store.extend(state.index, [_by_head(x) for x in pad_visual], [_by_head(x) for x in text])
+
+
+def _text_sees_text(state: AttentionPass, q: Tensor, heads: Tensor | None, store: CompactCacheLayer) -> Tensor:
+    """Causal attention among text tokens: heads that see no visual token."""
+    if q.numel() == 0:
+        return q
+    keys, values = store.rest_keys, store.rest_values
+    if heads is not None:
+        keys, values = (torch.cat(pair, 1)[:, heads] for pair in zip(store.text, (keys, values), strict=True))
+    mask = None if state.fresh else state.mask("text", "text")
+    out = state.sdpa(_by_head(state.layout.text.pad(q)), keys, values, mask, causal=state.fresh)
+    return state.layout.text.unpad(_by_head(out))
+
+
+def _text_sees_both(state: AttentionPass, q: Tensor, heads: Tensor | None, store: CompactCacheLayer) -> Tensor:
+    """Text queries of active heads."""
+    if q.numel() == 0:
+        return q
+    keys, values = _pick(store.keys, heads), _pick(store.values, heads)
+    out = state.sdpa(_by_head(state.layout.text.pad(q)), keys, values, state.mask("text", "both"))
+    return state.layout.text.unpad(_by_head(out))
+
+
+def _all_see_all(state: AttentionPass, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Plain causal attention in the order of the sequence: active heads without a neighbor radius."""
+    q, k, v = (_by_head(state.sequence.pad(x)) for x in (q, k, v))
+    return state.sequence.unpad(_by_head(state.sdpa(q, k, v, causal=True)))
+
+
+def _visual_sees(
+    state: AttentionPass, q: Tensor, visual: list[Tensor], heads: Tensor | None, store: CompactCacheLayer
+) -> Tensor:
+    """Visual queries: their neighborhood, or all earlier tokens where the plan has no radius."""
+    if state.radius is None:
+        keys, values = _pick(store.keys, heads), _pick(store.values, heads)
+        out = state.sdpa(_by_head(state.layout.visual.pad(q)), keys, values, state.mask("visual", "both"))
+        return state.layout.visual.unpad(_by_head(out))
+    text = [_pick(x, heads) for x in store.text]
+    outputs = []
+    for group, mask in state.windows:
+        keys, values = (group.keys(x, t) for x, t in zip(visual, text, strict=True))
+        outputs.append(group.tokens(state.sdpa(group.queries(q), keys, values, mask)))
+    if len(outputs) == 1:
+        return outputs[0]
+    place = torch.cat([group.index for group, _ in state.windows]).argsort()
+    return torch.cat(outputs)[place]
+
+
+def _pick(x: Tensor, heads: Tensor | None) -> Tensor:
+    """KV heads as the query heads read them; heads are dimension 1."""
+    return x if heads is None else x[:, heads]
+
+
+def _by_head(x: Tensor) -> Tensor:
+    """``(batch, tokens, heads, head_dim)`` to ``(batch, heads, tokens, head_dim)`` and back."""
+    return x.transpose(1, 2)

@@ -1,0 +1,181 @@
+"""The compact decoder: layers that compute for visual tokens only what the plan leaves.
+
+These functions replace ``forward`` on the instances of one model's text model and decoder layers; the modules, their
+parameters and their place in the model stay as they are, and a layer is still called as a module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from ..errors import UserError
+from ..models.base import rotate
+from .attention import AttentionPass, Heads, attend
+from .cache import CompactCacheLayer, compact_cache
+from .layout import TokenLayout, VisualTokens
+from .linear import split_columns, split_rows
+from .order import LayerOrder
+from .state import PruneState
+
+CHECKPOINTS_IN_CALL = "__call__" in vars(GradientCheckpointingLayer)  # older releases; newer ones wrap `forward`
+
+
+@dataclass
+class LayerPass:
+    """What a decoder layer is handed besides its hidden states.
+
+    ``cos`` and ``sin`` are ``(visual + text, rotary_dim)``; ``order`` is None where the layer splits nothing (text
+    only); ``last`` says that visual tokens leave behind nothing but keys and values.
+    """
+
+    attention: AttentionPass
+    cos: Tensor
+    sin: Tensor
+    order: LayerOrder | None
+    kv_of_head: Tensor | None
+    last: bool
+    store: CompactCacheLayer | None
+
+
+def text_model_forward(
+    self: nn.Module,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    past_key_values=None,
+    inputs_embeds: Tensor | None = None,
+    use_cache: bool | None = None,
+    visual_tokens: VisualTokens | None = None,
+    **kwargs,
+) -> BaseModelOutputWithPast:
+    """Forward of a pruned text model; shapes in and out are those of the base model."""
+    state: PruneState = self.yopo_state
+    _refuse(kwargs, self.config)
+    if inputs_embeds is None:
+        inputs_embeds = self.embed_tokens(input_ids)
+    checkpointing = self.training and any(getattr(layer, "gradient_checkpointing", False) for layer in self.layers)
+    wants_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
+    cache = None
+    if not checkpointing and (wants_cache or past_key_values is not None):
+        cache = compact_cache(past_key_values, len(self.layers), state.tag)
+    past = cache.layers[0].index if cache is not None else None
+
+    batch, tokens = inputs_embeds.shape[:2]
+    seen = past.seen if past is not None else 0
+    layout = TokenLayout(_new_columns(attention_mask, batch, tokens, inputs_embeds.device), visual_tokens, seen)
+    if position_ids is None:
+        position_ids = torch.arange(seen, seen + tokens, device=inputs_embeds.device).unsqueeze(0)
+    cos, sin = (x.expand(batch, *x.shape[1:]) for x in self.rotary_emb(inputs_embeds, position_ids=position_ids))
+    attention = AttentionPass(layout, state.plan.radius, past, self.layers[0].self_attn.scaling)
+    split = state.enabled and (layout.n_visual > 0 or cache is not None)
+
+    hidden, cos, sin = layout.pack(inputs_embeds), layout.pack(cos), layout.pack(sin)
+    if state.plan.depth == 0:
+        hidden, cos, sin = (x[layout.n_visual :] for x in (hidden, cos, sin))
+    trail = [] if kwargs.get("output_hidden_states", self.config.output_hidden_states) else None
+    for number, layer in enumerate(self.layers):
+        if trail is not None:
+            trail.append(layout.unpack(hidden))
+        last = number == state.plan.depth - 1
+        hidden = layer(
+            hidden,
+            layer_pass=LayerPass(
+                attention,
+                cos,
+                sin,
+                order=state.orders.get(number) if split else None,
+                kv_of_head=state.kv_of_head(number, hidden.device),
+                last=last,
+                store=cache.layers[number] if cache is not None else None,
+            ),
+        )
+        if last and len(cos) > layout.n_text:
+            cos, sin = cos[layout.n_visual :], sin[layout.n_visual :]
+    hidden = layout.unpack(self.norm(hidden))
+    if trail is not None:
+        trail.append(hidden)
+    return BaseModelOutputWithPast(
+        last_hidden_state=hidden,
+        past_key_values=cache,
+        hidden_states=tuple(trail) if trail is not None else None,
+    )
+
+
+def layer_forward(self: nn.Module, hidden: Tensor, layer_pass: LayerPass) -> Tensor:
+    """Forward of a pruned decoder layer: packed hidden states ``(visual + text, hidden)`` in and out.
+
+    In the last layer that visual tokens reach, only the text rows come out.
+    """
+    if self.training and getattr(self, "gradient_checkpointing", False) and not CHECKPOINTS_IN_CALL:
+        return self._gradient_checkpointing_func(partial(_layer, self, layer_pass=layer_pass), hidden)
+    return _layer(self, hidden, layer_pass)
+
+
+def _layer(self: nn.Module, hidden: Tensor, layer_pass: LayerPass) -> Tensor:
+    n_visual = len(hidden) - layer_pass.attention.layout.n_text
+    normed = self.input_layernorm(hidden)
+    attended = _attention(self.self_attn, normed, n_visual, layer_pass)
+    if layer_pass.last:
+        hidden, n_visual = hidden[n_visual:], 0
+    hidden = hidden + attended
+    return hidden + _feed_forward(self.mlp, self.post_attention_layernorm(hidden), n_visual, layer_pass.order)
+
+
+def _attention(self: nn.Module, x: Tensor, n_visual: int, layer_pass: LayerPass) -> Tensor:
+    """Self-attention; ``(visual + text, hidden)`` in, the same out or, in the last visual layer, the text rows."""
+    order, head_dim = layer_pass.order, self.head_dim
+    active, active_kv = (order.active_heads, order.active_kv_heads) if order else (0, 0)
+    asking = 0 if layer_pass.last else n_visual
+    q, k, v = (
+        _project(projection, rows, len(rows) - (len(x) - n_visual), heads, head_dim)
+        for projection, rows, heads in (
+            (self.q_proj, x[n_visual - asking :], active),
+            (self.k_proj, x, active_kv),
+            (self.v_proj, x, active_kv),
+        )
+    )
+    if active == 0:  # nothing of this layer's attention concerns visual tokens
+        q, k, v = (Heads(part.shared[len(part.shared) - len(part.rest) :], part.rest) for part in (q, k, v))
+    cos, sin = layer_pass.cos, layer_pass.sin
+    for part in (q, k):
+        part.shared = rotate(part.shared, cos[len(cos) - len(part.shared) :], sin[len(sin) - len(part.shared) :])
+        part.rest = rotate(part.rest, cos[n_visual:], sin[n_visual:])
+    store = layer_pass.store or CompactCacheLayer("")
+    out = attend(layer_pass.attention, q, k, v, layer_pass.kv_of_head, store)
+    if active == 0:
+        out.shared = x.new_zeros(asking + len(out.rest), 0)
+    return split_columns(self.o_proj, out.shared.flatten(1), out.rest.flatten(1), asking)
+
+
+def _project(projection: nn.Module, x: Tensor, n_visual: int, heads: int, head_dim: int) -> Heads:
+    shared, rest = split_rows(projection, x, n_visual, heads * head_dim)
+    return Heads(shared.unflatten(1, (-1, head_dim)), rest.unflatten(1, (-1, head_dim)))
+
+
+def _feed_forward(self: nn.Module, x: Tensor, n_visual: int, order: LayerOrder | None) -> Tensor:
+    """FFN in which visual rows use the active channels only."""
+    if n_visual == 0:
+        return self(x)
+    gate, gate_rest = split_rows(self.gate_proj, x, n_visual, order.active_channels)
+    up, up_rest = split_rows(self.up_proj, x, n_visual, order.active_channels)
+    return split_columns(self.down_proj, self.act_fn(gate) * up, self.act_fn(gate_rest) * up_rest, n_visual)
+
+
+def _new_columns(attention_mask: Tensor | None, batch: int, tokens: int, device) -> Tensor:
+    """The columns of this pass in the 2-D attention mask, as bool ``(batch, tokens)``."""
+    if attention_mask is None:
+        return torch.ones(batch, tokens, dtype=torch.bool, device=device)
+    if attention_mask.dim() != 2:
+        raise UserError(f"attention_mask has {attention_mask.dim()} dimensions, expected 2 (batch, tokens)")
+    return attention_mask[:, -tokens:].bool()
+
+
+def _refuse(kwargs: dict, config) -> None:
+    if kwargs.get("output_attentions", config.output_attentions):
+        raise UserError("output_attentions: the compact backend never builds attention matrices, expected False")

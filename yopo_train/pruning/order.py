@@ -1,0 +1,126 @@
+"""Active first: the order in which a pruned layer keeps its heads and channels.
+
+Rows of q/k/v/gate/up and columns of o/down are permuted so that what visual tokens need is a prefix of each weight.
+The layer computes the same function. LoRA factors are permuted alike (rows of B, columns of A), and state dicts are
+translated on their way in and out, so that whatever is saved or loaded stands in the base model's own order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..plan import PruningPlan
+
+HEADS, KV_HEADS, CHANNELS = "heads", "kv_heads", "channels"
+OUTPUT_ORDER = {"q_proj": HEADS, "k_proj": KV_HEADS, "v_proj": KV_HEADS, "gate_proj": CHANNELS, "up_proj": CHANNELS}
+INPUT_ORDER = {"o_proj": HEADS, "down_proj": CHANNELS}
+BLOCKS = {"self_attn", "mlp"}
+
+
+def active_first(mask: Tensor) -> Tensor:
+    """Indices with the True entries first, each part in ascending order."""
+    return torch.argsort(~mask, stable=True)
+
+
+@dataclass(frozen=True)
+class LayerOrder:
+    """New-to-old index of one layer's heads, KV heads and channels, and how many of each are active.
+
+    Attributes
+    ----------
+    kv_of_head : Tensor
+        ``(heads,)`` place of the KV head that each query head reads, both in the new order.
+    rows : dict
+        Per kind, the new-to-old index of the weights' rows (heads expanded to their ``head_dim`` rows).
+    """
+
+    active_heads: int
+    active_kv_heads: int
+    active_channels: int
+    kv_of_head: Tensor
+    rows: dict[str, Tensor]
+
+    @classmethod
+    def of_plan(cls, plan: PruningPlan, layer: int) -> LayerOrder:
+        """The order of one layer below the visual depth."""
+        dims = plan.dims
+        group = dims.heads // dims.kv_heads
+        needed = plan.heads[layer].view(dims.kv_heads, group).any(1)
+        heads, kv_heads = active_first(plan.heads[layer]), active_first(needed)
+        place_of_kv = kv_heads.argsort()
+        return cls(
+            active_heads=int(plan.heads[layer].sum()),
+            active_kv_heads=int(needed.sum()),
+            active_channels=int(plan.channels[layer].sum()),
+            kv_of_head=place_of_kv[heads // group],
+            rows={
+                HEADS: _expand(heads, dims.head_dim),
+                KV_HEADS: _expand(kv_heads, dims.head_dim),
+                CHANNELS: active_first(plan.channels[layer]),
+            },
+        )
+
+
+def permute_layer(layer: nn.Module, order: LayerOrder, inverse: bool = False) -> None:
+    """Reorder a decoder layer's weights in place; ``inverse`` restores them bit for bit."""
+    with torch.no_grad():
+        for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+            permuted = _permuted(name, tensor, order, inverse)
+            if permuted is not tensor:
+                tensor.copy_(permuted)
+
+
+def translate_state_dicts(layer: nn.Module, order: LayerOrder) -> list[RemovableHandle]:
+    """Hooks that turn what the layer saves into the base model's order, and what it loads into the pruned one."""
+    return [
+        layer.register_state_dict_post_hook(partial(_translate_saved, order)),
+        layer.register_load_state_dict_pre_hook(partial(_translate_loaded, order)),
+    ]
+
+
+def _translate_saved(order: LayerOrder, module: nn.Module, state_dict, prefix: str, local_metadata) -> None:
+    _translate(order, state_dict, prefix, inverse=True)
+
+
+def _translate_loaded(order: LayerOrder, module: nn.Module, state_dict, prefix: str, *args) -> None:
+    _translate(order, state_dict, prefix, inverse=False)
+
+
+def _translate(order: LayerOrder, state_dict, prefix: str, inverse: bool) -> None:
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        state_dict[key] = _permuted(key[len(prefix) :], state_dict[key], order, inverse)
+
+
+def _permuted(name: str, tensor: Tensor, order: LayerOrder, inverse: bool) -> Tensor:
+    """A decoder layer's tensor with its permuted dimension reordered, or the tensor itself where there is none."""
+    place = _permuted_dim(name, tensor)
+    if place is None:
+        return tensor
+    dim, kind = place
+    rows = order.rows[kind].to(tensor.device)
+    if tensor.shape[dim] != len(rows):
+        return tensor  # of another size: load_state_dict will say so in its own words
+    return tensor.index_select(dim, rows.argsort() if inverse else rows)
+
+
+def _permuted_dim(name: str, tensor: Tensor) -> tuple[int, str] | None:
+    """Which dimension of a parameter follows which order: LoRA's A has no output rows, its B no input columns."""
+    block, _, rest = name.partition(".")
+    projection, _, leaf = rest.partition(".")
+    if block not in BLOCKS:
+        return None
+    if projection in OUTPUT_ORDER and not leaf.startswith("lora_A."):
+        return 0, OUTPUT_ORDER[projection]
+    if projection in INPUT_ORDER and not leaf.startswith("lora_B.") and tensor.dim() == 2:
+        return 1, INPUT_ORDER[projection]
+    return None
+
+
+def _expand(heads: Tensor, head_dim: int) -> Tensor:
+    """Rows that belong to the heads: ``(heads,)`` to ``(heads * head_dim,)``."""
+    return (heads[:, None] * head_dim + torch.arange(head_dim)).flatten()

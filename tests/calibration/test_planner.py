@@ -1,0 +1,175 @@
+"""Plans for a budget: met, not wasted, each mechanism alone, every choice, bad configurations."""
+
+import importlib.util
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_scores import random_scores
+
+from yopo_train.calibration import PlanConfig, make_plan
+from yopo_train.cost import visual_flops
+from yopo_train.errors import UserError
+from yopo_train.plan import ModelDims, PruningPlan
+
+TINY = ModelDims(layers=8, hidden=128, intermediate=384, heads=8, kv_heads=8, head_dim=16)
+LLAVA_7B = ModelDims(layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, head_dim=128)
+QWEN_7B = ModelDims(layers=28, hidden=3584, intermediate=18944, heads=28, kv_heads=4, head_dim=128)
+GRIDS = [(1, 12, 12)]
+SCORES = {dims: random_scores(dims, samples=3) for dims in (TINY, LLAVA_7B, QWEN_7B)}
+
+
+def share(plan: PruningPlan, grids=GRIDS) -> float:
+    return visual_flops(plan, grids) / visual_flops(PruningPlan.dense(plan.dims), grids)
+
+
+def with_more_channels(plan: PruningPlan) -> PruningPlan | None:
+    """One more channel in every visual layer; None where all are active."""
+    if plan.channels[: plan.depth].all():
+        return None
+    channels = plan.channels.clone()
+    for row in channels[: plan.depth]:
+        row[(~row).nonzero()[0]] = True
+    return PruningPlan(plan.dims, plan.heads, channels, plan.radius, plan.depth)
+
+
+@pytest.mark.parametrize("dims", SCORES, ids=["tiny", "llava-7b", "qwen-7b"])
+@pytest.mark.parametrize(("preset", "budget"), [("paper-25", 0.25), ("paper-12", 0.12)])
+def test_presets_use_the_budget_up(dims, preset, budget):
+    plan = make_plan(SCORES[dims], PlanConfig(preset=preset), GRIDS)
+    assert 0.99 * budget < share(plan) <= budget < share(with_more_channels(plan))
+    assert (plan.depth, plan.radius) == (dims.layers // 2, 3)
+    protected = min(2, plan.depth // 4)
+    assert plan.heads[:protected].all()
+    heads, channels = plan.heads[protected : plan.depth].sum(dim=1), plan.channels[: plan.depth].sum(dim=1)
+    assert heads.unique().numel() == channels.unique().numel() == 1
+    assert 0 < heads[0] < dims.heads and 0 < channels[0] < dims.intermediate
+    assert plan.cost["visual_share"] == pytest.approx(share(plan)) and plan.cost["grids"] == [[1, 12, 12]]
+    assert plan.made_by["preset"] == preset and plan.made_by["budget"] == budget
+    assert plan.made_by["scores"] == SCORES[dims].id and plan.base_model == "org/model"
+
+
+@given(
+    st.floats(0.1, 1),
+    st.integers(0, 8),
+    st.none() | st.integers(0, 12),
+    st.sampled_from(["score", "random", "magnitude", "prefix"]),
+    st.sampled_from(list(SCORES)),
+)
+@settings(max_examples=40, deadline=None)
+def test_budgets_are_met_and_used_up(budget, depth, radius, choice, dims):
+    config = PlanConfig(budget=budget, depth=depth or None, radius=radius, choice=choice)
+    try:
+        plan = make_plan(SCORES[dims], config, GRIDS)
+    except UserError as error:
+        assert "the smallest possible" in str(error)
+        return
+    assert share(plan) <= budget
+    more = with_more_channels(plan)
+    if more is not None:
+        assert share(more) > budget
+    elif not depth:
+        assert share(plan) > 0.85 * budget  # all channels of all layers: only single heads are left to add
+
+
+def test_the_best_by_score_stay():
+    scores = SCORES[TINY]
+    plan = make_plan(scores, PlanConfig(budget=0.2, protected_layers=0), GRIDS)
+    for layer in range(plan.depth):
+        for mask, values in ((plan.heads, scores.rho.mean(dim=0)), (plan.channels, scores.channels)):
+            kept, dropped = values[layer][mask[layer]], values[layer][~mask[layer]]
+            assert kept.min() >= dropped.max()
+
+
+def test_controls():
+    def masks(**kwargs) -> torch.Tensor:
+        plan = make_plan(SCORES[TINY], PlanConfig(budget=0.2, protected_layers=0, **kwargs), GRIDS)
+        return torch.cat([plan.heads, plan.channels], dim=1)
+
+    random = [masks(choice="random", seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(random[0], random[1]) and not torch.equal(random[0], random[2])
+    prefix, score, magnitude = (masks(choice=choice) for choice in ("prefix", "score", "magnitude"))
+    assert (prefix[:, 8:].int().diff(dim=1) <= 0).all() and (prefix[:, :8].int().diff(dim=1) <= 0).all()
+    assert len({tuple(mask.flatten().tolist()) for mask in (prefix, score, magnitude, random[0])}) == 4
+    assert len({tuple(mask.sum(dim=1).tolist()) for mask in (prefix, score, magnitude, random[0])}) == 1
+
+
+@pytest.mark.parametrize("mechanism", ["heads", "channels", "neighbor", "depth"])
+@pytest.mark.parametrize("dims", SCORES, ids=["tiny", "llava-7b", "qwen-7b"])
+def test_each_mechanism_alone(dims, mechanism):
+    budget = {"heads": 0.9, "channels": 0.7, "neighbor": 0.99, "depth": 0.4}[mechanism]
+    plan = make_plan(SCORES[dims], PlanConfig(budget=budget, mechanisms=[mechanism]), GRIDS)
+    assert share(plan) <= budget
+    visual = slice(0, plan.depth)
+    assert (plan.depth < dims.layers) == (mechanism == "depth")
+    assert (plan.radius is not None) == (mechanism == "neighbor")
+    assert (not plan.heads[visual].all()) == (mechanism == "heads")
+    assert (not plan.channels[visual].all()) == (mechanism == "channels")
+
+
+@pytest.mark.parametrize("without", ["heads", "channels", "neighbor", "depth"])
+@pytest.mark.parametrize("preset", ["paper-25", "paper-12"])
+@pytest.mark.parametrize("dims", SCORES, ids=["tiny", "llava-7b", "qwen-7b"])
+def test_each_mechanism_switched_off_leaves_the_budget_to_the_others(dims, preset, without):
+    mechanisms = [name for name in ("heads", "channels", "neighbor", "depth") if name != without]
+    plan = make_plan(SCORES[dims], PlanConfig(preset=preset, mechanisms=mechanisms, protected_layers=0), GRIDS)
+    budget = 0.25 if preset == "paper-25" else 0.12
+    assert 0.7 * budget < share(plan) <= budget
+
+
+def test_a_budget_of_one_prunes_nothing():
+    assert make_plan(SCORES[TINY], PlanConfig(budget=1.0), GRIDS).is_dense
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, r"model.pruning.budget is null, expected a share in \(0, 1\]"),
+        ({"budget": 0.0}, r"model.pruning.budget is 0.0, expected a share of the visual FLOPs in \(0, 1\]"),
+        ({"budget": 1.5}, "model.pruning.budget is 1.5"),
+        ({"budget": float("nan")}, "model.pruning.budget is nan"),
+        ({"budget": "half"}, "model.pruning.budget is half"),
+        ({"budget": 0.2, "preset": "paper-25"}, "model.pruning.budget is 0.2, expected null beside"),
+        ({"preset": "paper-50"}, "model.pruning.preset is paper-50, expected one of paper-25, paper-12"),
+        ({"budget": 0.2, "depth": 0}, "model.pruning.depth is 0, expected an integer >= 1"),
+        ({"budget": 0.2, "depth": 9}, r"model.pruning.depth is 9, expected at most the model's number of layers \(8\)"),
+        ({"budget": 0.2, "radius": -1}, "model.pruning.radius is -1"),
+        ({"budget": 0.2, "choice": "best"}, "model.pruning.choice is best, expected one of score, random"),
+        ({"budget": 0.2, "mechanisms": []}, r"model.pruning.mechanisms is \[\], expected a list of at least one"),
+        ({"budget": 0.2, "mechanisms": "heads"}, "model.pruning.mechanisms is heads, expected a list"),
+        ({"budget": 0.2, "protected_layers": -1}, "model.pruning.protected_layers is -1, expected an integer >= 0"),
+        ({"budget": 0.2, "mechanisms": ["layers"]}, "model.pruning.mechanisms is layers"),
+        ({"budget": 0.2, "mechanisms": ["heads"], "depth": 4}, "model.pruning.depth is 4, expected null"),
+        ({"budget": 0.2, "mechanisms": ["heads"], "radius": 4}, "model.pruning.radius is 4, expected null"),
+        ({"budget": 0.2, "mechanisms": ["neighbor"]}, "model.pruning.budget is 0.2, expected at least 0.7946"),
+        ({"preset": "paper-12", "mechanisms": ["heads"]}, r"0.12 \(preset paper-12\), expected at least 0.6"),
+    ],
+)
+def test_bad_configurations_are_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        make_plan(SCORES[TINY], PlanConfig(**config), GRIDS)
+
+
+def test_the_smallest_possible_budget_is_possible():
+    config = {"mechanisms": ["heads", "neighbor"]}
+    with pytest.raises(UserError) as caught:
+        make_plan(SCORES[TINY], PlanConfig(budget=0.01, **config), GRIDS)
+    smallest = float(str(caught.value).split("at least ")[1].split(",")[0])
+    assert share(make_plan(SCORES[TINY], PlanConfig(budget=smallest, **config), GRIDS)) <= smallest
+
+
+def test_no_images_to_plan_for():
+    with pytest.raises(UserError, match="no grid given"):
+        make_plan(SCORES[TINY], PlanConfig(budget=0.5), [])
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("jsonargparse"), reason="the command line needs jsonargparse")
+def test_the_configuration_is_a_yaml_section():
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--pruning", type=PlanConfig | None)
+    parsed = parser.parse_args(["--pruning.preset=paper-12", "--pruning.mechanisms=[heads, depth]"])
+    expected = PlanConfig(preset="paper-12", mechanisms=["heads", "depth"])
+    assert parser.instantiate(parsed).pruning == expected

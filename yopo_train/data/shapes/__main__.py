@@ -1,0 +1,3 @@
+from yopo_train.data.shapes.build import main
+
+main()

@@ -1,0 +1,1 @@
+"""Answers by generation, and their scores."""

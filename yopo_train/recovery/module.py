@@ -1,0 +1,209 @@
+"""The model as Lightning trains and scores it."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from yopo_train.calibration import PlanConfig
+from yopo_train.errors import UserError
+from yopo_train.models import family_of, load_base, unwrap
+from yopo_train.plan import PruningPlan
+from yopo_train.pruning import active_plan, prune
+from yopo_train.recovery.adapter import attach_lora
+from yopo_train.recovery.loss import answer_loss
+from yopo_train.recovery.options import LoraOptions, OptimizerOptions
+
+
+class YopoModule(LightningModule):
+    """A multimodal LLM: base, then pruned, then finetuned.
+
+    Making one costs nothing: `load` reads the weights, `prune_with` puts a plan on, `start_tuning` makes it trainable.
+
+    Parameters
+    ----------
+    base
+        Hub id or local folder of the base model, with its processor.
+    revision
+        Branch, tag or commit on the Hub.
+    dtype
+        Type that the base is loaded in; auto is the one it was saved in. A LoRA adapter stays in float32.
+    tuning
+        lora: an adapter on the language model. full: every weight. none: no training.
+    pruning
+        How to prune; null leaves the model dense.
+    plan
+        A ready plan.safetensors; nothing is calibrated then, and pruning has to be null.
+    lora
+        The adapter.
+    optimizer
+        AdamW and its schedule.
+    gradient_checkpointing
+        Recompute each layer in the backward pass instead of keeping its activations.
+    backend
+        compact skips what is pruned; reference computes and masks it, for comparisons.
+    max_new_tokens
+        Longest answer when questions are answered.
+
+    Raises
+    ------
+    UserError
+        Both a plan and a pruning section, or wrong values in it.
+    """
+
+    strict_loading = False  # checkpoints hold trainable weights only; `on_load_checkpoint` compares the names
+
+    def __init__(
+        self,
+        base: str,
+        revision: str | None = None,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        tuning: Literal["lora", "full", "none"] = "lora",
+        pruning: PlanConfig | None = None,
+        plan: str | None = None,
+        lora: LoraOptions = LoraOptions(),
+        optimizer: OptimizerOptions = OptimizerOptions(),
+        gradient_checkpointing: bool = False,
+        backend: Literal["compact", "reference"] = "compact",
+        max_new_tokens: int = 16,
+    ) -> None:
+        super().__init__()
+        if plan is not None and pruning is not None:
+            raise UserError(f"model.plan is {plan}, expected null beside model.pruning: give only one of the two")
+        if pruning is not None:
+            pruning.check()
+        self.base, self.revision, self.base_dtype = base, revision, dtype
+        self.tuning, self.lora_options, self.optimizer_options = tuning, lora, optimizer
+        self.pruning, self.plan_file, self.backend = pruning, plan, backend
+        self.gradient_checkpointing, self.max_new_tokens = gradient_checkpointing, max_new_tokens
+        self.model: nn.Module | None = None
+        self.processor: Any = None
+        self._tokens, self._started = 0, 0.0
+
+    # -- from base to trainable -----------------------------------------------------------------------------------
+    @property
+    def prunes(self) -> bool:
+        """Whether there is a plan, or one to be made."""
+        return self.pruning is not None or self.plan_file is not None
+
+    def load(self, folder: str | None = None) -> None:
+        """Read model and processor, unless they are loaded.
+
+        Parameters
+        ----------
+        folder
+            Read this folder (a finetuned model) in place of the base.
+        """
+        if self.model is None or folder is not None:
+            source = (self.base, self.revision) if folder is None else (folder, None)
+            self.model, self.processor = load_base(*source, dtype=self.base_dtype)
+
+    def given_plan(self) -> PruningPlan:
+        """The plan of the parameter ``plan``, checked against the loaded model."""
+        plan = PruningPlan.load(self.plan_file)
+        plan.check(family_of(self.model).dims(self.model.config), self.base)
+        return plan
+
+    def prune_with(self, plan: PruningPlan) -> None:
+        """Put the plan on the model, unless it is there already."""
+        active = active_plan(self.model)
+        if active is None or active.id != plan.id:
+            prune(self.model, plan, self.backend)
+            if self.backend == "reference":  # has no KV cache
+                unwrap(self.model).generation_config.use_cache = False
+
+    def start_tuning(self) -> None:
+        """Add the adapter, or unfreeze everything."""
+        if self.tuning == "lora":
+            self.model = attach_lora(self.model, self.lora_options)
+        else:
+            self.model.requires_grad_(True)
+        if self.gradient_checkpointing:
+            # transformers 5.2x renamed it
+            base = getattr(self.model, "get_base_model", lambda: self.model)()
+            enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+            enable()
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The weights that training changes, by name."""
+        return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
+
+    # -- training -------------------------------------------------------------------------------------------------
+    def on_fit_start(self) -> None:
+        self.model.train()  # Lightning keeps modes as they are, and from_pretrained gives eval mode
+        self._tokens, self._started = 0, time.perf_counter()
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Mean cross-entropy over the answers' tokens. Tokens per second are this process's, since the start."""
+        loss = answer_loss(self.model, batch)
+        self._tokens += int(batch["attention_mask"].sum())
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/tokens_per_s", self._tokens / (time.perf_counter() - self._started), prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [weight.grad for weight in self.trainable().values() if weight.grad is not None]
+        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW; linear warm-up, then cosine, over all steps of the fit."""
+        options = self.optimizer_options
+        weights = list(self.trainable().values())
+        groups = [
+            {"params": [w for w in weights if w.dim() >= 2], "weight_decay": options.weight_decay},
+            {"params": [w for w in weights if w.dim() < 2], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=tuple(options.betas))
+        steps = options.schedule_steps or int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps, options))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # -- scoring --------------------------------------------------------------------------------------------------
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Nothing of its own: the callback `GenerationScorer` generates answers and compares them."""
+
+    test_step = predict_step = validation_step
+
+    # -- checkpoints: primitives and tensors only, so that they load with weights_only -------------------------------
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trainable weights, and what they belong to."""
+        names = self.trainable()
+        checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name in names}
+        checkpoint["yopo"] = self._identity()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another run.
+
+        Raises
+        ------
+        UserError
+            Another base, plan or tuning, or other weights; names the first difference.
+        """
+        there, here = checkpoint.get("yopo", {}), self._identity()
+        for name in here:
+            if there.get(name) != here[name]:
+                raise UserError(f"the checkpoint was made with {name} {there.get(name)!r}, expected {here[name]!r}")
+        found = {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
+        wanted = {name: tuple(weight.shape) for name, weight in self.trainable().items()}
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                raise UserError(f"checkpoint weight {name} has shape {found.get(name)}, expected {wanted.get(name)}")
+
+    def _identity(self) -> dict[str, str | None]:
+        plan = active_plan(self.model)
+        return {"base": self.base, "plan": plan.id if plan is not None else None, "tuning": self.tuning}
+
+
+def lr_factor(step: int, steps: int, options: OptimizerOptions) -> float:
+    """Share of the highest learning rate at an optimizer step, counted from 0: linear warm-up, then cosine."""
+    warmup = math.ceil(options.warmup_ratio * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return options.min_lr_ratio + (1 - options.min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2

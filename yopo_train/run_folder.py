@@ -1,0 +1,205 @@
+"""The run folder: which file lies where, how files are written, and whether a folder may be continued.
+
+    config.yaml          the configuration as run; every subcommand takes it back with --config
+    scores.safetensors   what calibration measured
+    plan.safetensors     the pruning plan
+    results.json         every number of the summary
+    predictions/         <split>-<stage>.jsonl, one answer a line
+    logs/                metrics.csv and TensorBoard events
+    checkpoints/         last.ckpt: trainable weights and optimizer
+    adapter/ or model/   the result: a standard peft adapter, or a complete model folder
+    summary.md           the table
+
+A stage is done when its file is there. So a file must never be there by halves: everything is written under a temporary
+name and renamed. And a folder must never mix two runs: `check` compares the configuration that made what is in it.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yopo_train.errors import UserError
+
+# A configuration key counts from the moment on that something made with it is in the folder. Two exceptions inside the
+# sections: how many workers load data, and what a step leaves in memory, do not change a run.
+KEYS_OF_EVERYTHING = ("seed_everything", "model.base", "model.revision", "model.dtype", "data")
+KEYS_OF_PLAN = ("model.pruning", "model.plan", "model.backend")
+KEYS_OF_TRAINING = (
+    "model.tuning",
+    "model.lora",
+    "model.optimizer",
+    "trainer.max_steps",
+    "trainer.max_epochs",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "trainer.limit_train_batches",
+    "trainer.precision",
+)
+FREE_KEYS = ("data.num_workers",)
+
+
+class RunFolder:
+    """Paths and state of one run.
+
+    Parameters
+    ----------
+    path
+        The folder; it need not exist.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.scores = self.path / "scores.safetensors"
+        self.plan = self.path / "plan.safetensors"
+        self.results_file = self.path / "results.json"
+        self.predictions = self.path / "predictions"
+        self.logs = self.path / "logs"
+        self.checkpoints = self.path / "checkpoints"
+        self.last_checkpoint = self.checkpoints / "last.ckpt"
+        self.adapter = self.path / "adapter"
+        self.model = self.path / "model"
+        self.summary = self.path / "summary.md"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    # -- whose run it is ------------------------------------------------------------------------------------------
+    def check(self, config: dict[str, Any]) -> None:
+        """Refuse a folder that holds another run; reads only.
+
+        Parameters
+        ----------
+        config
+            The configuration about to run, as plain data with the sections model, data and trainer.
+
+        Raises
+        ------
+        UserError
+            Not a run folder, or made with another configuration: names the first key that differs.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"run_dir {self.path} is a file, expected a folder")
+        if not self.config.is_file():
+            if self.path.exists() and any(self.path.iterdir()):
+                raise UserError(f"run_dir {self.path} holds other files and no config.yaml, expected a new folder")
+            return
+        there, here = flatten(self.read_config()), flatten(config)
+        for key in sorted(there.keys() | here.keys(), key=_rank):
+            if self._counts(key) and there.get(key) != here.get(key):
+                raise UserError(
+                    f"run_dir {self.path} holds another run: {key} is {there.get(key)!r} there and {here.get(key)!r} "
+                    "here; choose another run_dir, or delete that folder"
+                )
+
+    def claim(self, config: dict[str, Any], command: str) -> None:
+        """Create the folder and write ``config.yaml``, its first line the command that made it."""
+        if not self.config.is_file() or self.read_config() != config:
+            write_text(self.config, f"# {command}\n" + yaml.safe_dump(config, sort_keys=False))
+
+    def read_config(self) -> dict[str, Any]:
+        """``config.yaml`` as plain data.
+
+        Raises
+        ------
+        UserError
+            The file is missing or damaged.
+        """
+        try:
+            content = yaml.safe_load(self.config.read_text())
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{self.config}: not readable as YAML: {str(error).splitlines()[0]}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{self.config}: holds {type(content).__name__}, expected sections")
+        return content
+
+    def _counts(self, key: str) -> bool:
+        """Whether something that depends on the key is in the folder already."""
+        if key in FREE_KEYS:
+            return False
+        trained = self.checkpoints.exists() or self.adapter.exists() or self.model.exists()
+        if _under(key, KEYS_OF_TRAINING):
+            return trained
+        if _under(key, KEYS_OF_PLAN):
+            return trained or self.plan.exists()
+        started = trained or any(path.exists() for path in (self.plan, self.scores, self.results_file))
+        return started and _under(key, KEYS_OF_EVERYTHING)
+
+    # -- results --------------------------------------------------------------------------------------------------
+    def results(self) -> dict[str, Any]:
+        """``results.json``, empty before the first result."""
+        if not self.results_file.is_file():
+            return {}
+        try:
+            return json.loads(self.results_file.read_text())
+        except ValueError as error:
+            raise UserError(f"{self.results_file}: damaged JSON: {error}") from None
+
+    def record(self, section: str, value: Any) -> None:
+        """Set one section of ``results.json``; ``"test.base"`` is the entry ``base`` of the section ``test``."""
+        results = self.results()
+        *outer, last = section.split(".")
+        place = results
+        for name in outer:
+            place = place.setdefault(name, {})
+        place[last] = value
+        write_text(self.results_file, json.dumps(results, indent=2) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a whole file or none: to a temporary name in the same folder, then renamed."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not.
+
+    A folder that is there already is replaced.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as one level of dotted keys: ``{"data": {"path": p}}`` is ``{"data.path": p}``."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _under(key: str, names: tuple[str, ...]) -> bool:
+    return any(key == name or key.startswith(name + ".") for name in names)
+
+
+def _rank(key: str) -> tuple[int, str]:
+    """Keys in the order in which they matter."""
+    groups = (KEYS_OF_EVERYTHING, KEYS_OF_PLAN, KEYS_OF_TRAINING)
+    return next((i for i, names in enumerate(groups) if _under(key, names)), len(groups)), key

@@ -1,0 +1,99 @@
+"""The table of a run and the comparison of runs."""
+
+import pytest
+from toy_scores import random_scores
+
+from yopo_train.calibration import PlanConfig, make_plan
+from yopo_train.errors import UserError
+from yopo_train.plan import ModelDims
+from yopo_train.run_folder import RunFolder
+from yopo_train.summary import Table, compare, run_table, score_table, write_summary
+
+GRIDS = [(1, 4, 4)]
+DIMS = ModelDims(layers=4, hidden=48, intermediate=56, heads=4, kv_heads=4, head_dim=12)
+
+
+def results(base: float, pruned: float, recovered: float | None = None) -> dict:
+    scores = {"base": base, "pruned": pruned, "recovered": recovered}
+    entries = {
+        stage: {"accuracy": value, "kinds": {"colour": value, "count": 0.5}, "samples": 40}
+        for stage, value in scores.items()
+        if value is not None
+    }
+    costs = {
+        "base": {"visual_flops": 2e12, "prefill_flops": 3e12, "kv_cache_bytes": 2**20},
+        "pruned": {"visual_flops": 5e11, "prefill_flops": 1e12, "kv_cache_bytes": 2**19},
+        "prompt": {"grids": GRIDS, "visual_tokens": 16, "text_tokens": 7},
+    }
+    return {"test": entries, "cost": costs}
+
+
+def cells(table: Table) -> dict[str, list[str]]:
+    return {row[0].strip(): row[1:] for row in table.rows}
+
+
+def make_run(path, found: dict, **config) -> str:
+    run = RunFolder(path)
+    for section, value in found.items():
+        run.record(section, value)
+    if config:
+        make_plan(random_scores(DIMS), PlanConfig(**config), GRIDS).save(run.plan)
+    return str(path)
+
+
+def test_the_table_of_a_run():
+    bench = {"base": {"prefill": 20.0}, "pruned": {"prefill": 5.0}}
+    table = run_table(results(0.8, 0.6, 0.78) | {"bench": bench})
+    assert table.headers == ["", "base", "pruned", "recovered"]
+    assert cells(table) == {
+        "accuracy %": ["80.0", "60.0", "78.0"],
+        "of base %": ["100.0", "75.0", "97.5"],
+        "colour": ["80.0", "60.0", "78.0"],
+        "count": ["50.0", "50.0", "50.0"],
+        "visual FLOPs": ["2.00 T (100.0 %)", "500.00 G (25.0 %)", "500.00 G (25.0 %)"],
+        "prefill FLOPs": ["3.00 T (100.0 %)", "1.00 T (33.3 %)", "1.00 T (33.3 %)"],
+        "prefill ms": ["20.00", "5.00", "-"],
+        "KV cache": ["1.0 MiB", "512.0 KiB", "512.0 KiB"],
+    }
+
+
+def test_what_is_missing_is_a_dash():
+    found = results(0.8, 0.6)
+    del found["test"]["pruned"]
+    assert cells(run_table(found))["colour"] == ["80.0", "-"]
+    assert "prefill ms" not in cells(run_table(found))
+    trained = {"test": {"trained": {"accuracy": 0.9, "kinds": {}, "samples": 3}}}
+    assert cells(run_table(trained)) == {"accuracy %": ["90.0"]}
+    assert cells(score_table(trained["test"])) == {"accuracy %": ["90.0"]}
+
+
+def test_markdown_is_aligned():
+    lines = Table(["", "base"], [["accuracy %", "1.0"]]).markdown().splitlines()
+    assert lines == ["|            | base |", "| ---------- | ---: |", "| accuracy % |  1.0 |"]
+
+
+def test_the_summary_names_plan_prompt_and_hardware(tmp_path):
+    found = results(0.8, 0.6) | {"environment": {"hardware": "a toaster", "command": "fit --config x.yaml"}}
+    run = RunFolder(make_run(tmp_path / "run", found, budget=0.25))
+    write_summary(run)
+    text = run.summary.read_text()
+    for part in ("# run", "pruned |", "40 held-out", "16 visual", "plan ", "choice score", "a toaster", "x.yaml"):
+        assert part in text, part
+
+
+def test_runs_that_differ_in_the_seed_are_averaged(tmp_path):
+    runs = [
+        make_run(tmp_path / "a", results(0.8, 0.4, 0.8), budget=0.25, choice="random", seed=0),
+        make_run(tmp_path / "b", results(0.8, 0.6, 0.7), budget=0.25, choice="random", seed=1),
+        make_run(tmp_path / "c", results(0.8, 0.8), budget=0.25),
+    ]
+    rows = {row[0]: row[1:] for row in compare(runs).rows}
+    assert rows == {
+        "25 % random": ["2", "25.0 ± 0.0", "80.0 ± 0.0", "50.0 ± 14.1", "62.5 ± 17.7", "75.0 ± 7.1", "93.8 ± 8.8"],
+        "25 % score": ["1", "25.0", "80.0", "80.0", "100.0", "-", "-"],
+    }
+
+
+def test_a_folder_without_scores_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"results\.json"):
+        compare([tmp_path])

@@ -1,0 +1,120 @@
+"""What the command line says when something is wrong: one line. And what other libraries say that nobody needs."""
+
+import logging
+import re
+import sys
+import warnings
+from dataclasses import fields
+from typing import NoReturn
+
+import datasets
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from transformers.utils import logging as transformers_logging
+
+from yopo_train.calibration import PlanConfig
+from yopo_train.errors import UserError
+
+# Announcements, and advice that does not fit: batches here are small or few on purpose.
+NEEDLESS_LINES = (
+    "GPU available",
+    "TPU available",
+    "Tip:",
+    "Seed set to",
+    "`Trainer.fit` stopped",
+    "Restor",
+    "Initializing distributed",
+    "distributed_backend=",
+    "----------",
+    "You are using a CUDA device",
+    "LOCAL_RANK",
+    "Automatic Mixed Precision",
+    "to estimate number of stepping batches",
+    "Detected KeyboardInterrupt",
+)
+NEEDLESS_WARNINGS = (
+    ".*does not have many workers",
+    ".*Checkpoint directory .* exists and is not empty",
+    ".*smaller than the logging interval",
+    ".*in eval mode at the start of training",
+    ".*LeafSpec.* is deprecated",
+    ".*is_gradient_checkpointing.* is deprecated",
+    "predict returned None",
+    ".*recommended to use .*sync_dist=True",
+    ".*lr_scheduler.step.* before .*optimizer.step",
+)
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one line, without the usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print and exit with code 2."""
+        known = find_user_error(ex)
+        report(str(known) if known is not None else one_line(message))
+        self.exit(2)
+
+
+@rank_zero_only
+def report(message: str) -> None:
+    """Print ``error: <message>``, on one process of many."""
+    print(f"error: {message}", file=sys.stderr)
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """The UserError that an exception is, or was caused by: jsonargparse and Lightning wrap what they catch."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def one_line(message: str) -> str:
+    """jsonargparse's message as one line: key, what was expected, what was found."""
+    key = re.match(r'Parser key "([^"]+)":', message)
+    if key is None:
+        return _unknown_key(" ".join(message.split()))
+    found = re.search(r"(?:Given value: |Got value: )(.*)", message)
+    expected = re.findall(r"Expected an? (<class '[\w.]+'>|typing\.Literal\[.*?\]|[^.\n]+)", message)
+    if not expected or found is None:
+        return " ".join(message.replace(key[0], f"{_full(key[1])}:").split())
+    kinds = " or ".join(dict.fromkeys(_readable(kind) for kind in expected))
+    return f"{_full(key[1])} is {found[1].strip()!r}, expected {kinds}"
+
+
+def _unknown_key(message: str) -> str:
+    unknown = re.search(r"does not accept option '(.+)'|Option '(.+)' is not accepted", message)
+    if unknown is not None:
+        return f"unknown key {unknown[1] or _full(unknown[2], anything=True)}"
+    return re.sub(r"\b(fit|calibrate|plan|validate|test|predict)\.(?=\w)", "", message)
+
+
+def _full(key: str, anything: bool = False) -> str:
+    """jsonargparse names keys of the section model.pruning, which may be null, without their section."""
+    inside = anything or key in {item.name for item in fields(PlanConfig)}
+    return f"model.pruning.{key}" if inside and "." not in key else key
+
+
+def _readable(kind: str) -> str:
+    """A type as people write it."""
+    if kind.startswith("typing.Literal"):
+        return "one of " + kind.removeprefix("typing.Literal[").rstrip("]").replace("'", "")
+    name = kind.removeprefix("<class '").removesuffix("'>")
+    return {"NoneType": "null", "int": "an integer", "float": "a number", "str": "text", "bool": "true or false"}.get(
+        name, name.split(".")[-1]
+    )
+
+
+def _is_needed(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in NEEDLESS_LINES)
+
+
+def quiet() -> None:
+    """Switch off the announcements above; warnings and errors that mean something stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_is_needed)
+    for message in NEEDLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    transformers_logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()

@@ -1,0 +1,133 @@
+"""What the stages of a run share, and how far its model has come."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from yopo_train.data.module import VQADataModule
+from yopo_train.errors import UserError
+from yopo_train.pipeline.trainers import TrainerFactory
+from yopo_train.plan import PruningPlan
+from yopo_train.recovery import YopoModule, load_adapter, lora_targets
+from yopo_train.run_folder import RunFolder
+
+
+@dataclass
+class Context:
+    """One run.
+
+    The model only goes forward: `to_base`, `to_pruned`, `to_tuned` each bring it to where a stage needs it, from memory
+    or from the run folder's files, and do nothing where it is there already. Nothing is loaded for a stage that is
+    skipped.
+
+    Parameters
+    ----------
+    config
+        The configuration as run, plain data.
+    command
+        What the user typed.
+    seed
+        The run's seed.
+    splits
+        Splits of the data that the command will read: checked, row by row, before anything is done.
+    trains
+        Whether there will be any training.
+    """
+
+    run: RunFolder
+    module: YopoModule
+    data: VQADataModule
+    trainers: TrainerFactory
+    config: dict[str, Any]
+    command: str
+    seed: int
+    splits: tuple[str, ...] = ()
+    trains: bool = False
+    tuned: bool = field(default=False, init=False)
+
+    @property
+    def final_stage(self) -> str:
+        """What the finetuned model is called."""
+        return "recovered" if self.module.prunes else "trained"
+
+    def to_base(self) -> None:
+        """Load the base model, check what else can be checked beforehand, and only then write into the run folder.
+
+        Raises
+        ------
+        UserError
+            The base cannot be loaded, trainer, plan or adapter do not fit, or the data has bad rows; nothing is written
+            then.
+        """
+        if self.module.model is not None:
+            return
+        self.trainers.check()
+        self.module.load()
+        self.data.processor = self.module.processor
+        for split in self.splits:
+            self.data.rows(split)
+        if self.module.plan_file is not None:
+            self.module.given_plan()
+        if self.trains and self.module.tuning == "lora":
+            lora_targets(self.module.model, self.module.lora_options)
+        on_first_rank(lambda: self.run.claim(self.config, self.command))
+
+    def to_pruned(self) -> None:
+        """The base model under the run's plan, or the base model where nothing is pruned.
+
+        Raises
+        ------
+        UserError
+            There is no plan yet, or it is not for this model.
+        """
+        self.to_base()
+        if self.module.prunes:
+            self.module.prune_with(PruningPlan.load(self.run.plan))
+
+    def to_tuned(self) -> None:
+        """The finetuned model.
+
+        Raises
+        ------
+        UserError
+            There is none, or it does not fit.
+        """
+        if self.tuned:
+            return
+        if self.run.adapter.is_dir():
+            self.to_pruned()
+            self.module.model = load_adapter(self.module.model, self.run.adapter)
+        elif self.run.model.is_dir():
+            self.to_base()
+            self.module.load(str(self.run.model))
+            self.to_pruned()
+        else:
+            raise UserError(f"run_dir {self.run} holds no adapter and no model, expected a finished fit")
+        self.tuned = True
+
+    def to_stage(self, stage: str) -> None:
+        """Bring the model to base, pruned, recovered or trained."""
+        {"base": self.to_base, "pruned": self.to_pruned}.get(stage, self.to_tuned)()
+
+    def record(self, section: str, value: Any) -> None:
+        """Write a result, on the first rank."""
+        on_first_rank(lambda: self.run.record(section, value))
+
+
+def on_first_rank(work: Any) -> Any:
+    """Call on one process of many; the others go on, and meet it at their next common call."""
+    return rank_zero_only(work)()
+
+
+def wait_for_all() -> None:
+    """A barrier, where there are several processes."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """One line to the user."""
+    print(line, flush=True)

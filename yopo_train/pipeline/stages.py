@@ -1,0 +1,239 @@
+"""The stages of a run. Each knows its output, and is not done again where that is there."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+
+from yopo_train.bench import measure_prefill
+from yopo_train.calibration import CalibrationModule, Scores, make_plan
+from yopo_train.evaluation.scorer import GenerationScorer
+from yopo_train.pipeline.context import Context, on_first_rank, say, wait_for_all
+from yopo_train.pipeline.environment import describe_environment
+from yopo_train.pipeline.prompt import costs, prompt_of, typical_batch
+from yopo_train.plan import PruningPlan
+from yopo_train.pruning import unprune
+from yopo_train.recovery import save_adapter
+from yopo_train.recovery.loss import model_inputs
+from yopo_train.run_folder import RunFolder, new_folder
+
+BENCH_REPEATS, BENCH_BATCH = 10, 8
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Parameters
+    ----------
+    name
+        What it is called.
+    about
+        One line for the user.
+    is_done
+        Whether its output is in the run folder.
+    work
+        Does it, and says in one line what came out.
+    """
+
+    name: str
+    about: str
+    is_done: Callable[[RunFolder], bool]
+    work: Callable[[Context], str]
+
+
+def run_stages(context: Context, stages: Sequence[Stage]) -> None:
+    """Do the stages that are not done yet, in order."""
+    for number, stage in enumerate(stages, start=1):
+        headline = f"[{number}/{len(stages)}] {stage.name}: "
+        if stage.is_done(context.run):
+            say(f"{headline}done already")
+            continue
+        say(headline + stage.about)
+        started = time.perf_counter()
+        outcome = stage.work(context)
+        wait_for_all()
+        say(f"      {outcome} ({time.perf_counter() - started:.1f} s)")
+        context.record("environment", describe_environment() | {"command": context.command})
+
+
+def fit_stages(context: Context) -> list[Stage]:
+    """All stages of ``fit``; without any training it ends after the training-free score."""
+    module, final = context.module, context.final_stage
+    stages = [*plan_stages(context)] if module.prunes else []
+    if module.prunes or module.tuning != "full":  # a model trained from scratch has no base worth scoring
+        stages.append(score_stage("base", "the base model answers the test questions"))
+    if module.prunes:
+        stages.append(score_stage("pruned", "the pruned model answers them, without any training"))
+    if module.prunes and module.backend == "compact":  # the reference backend computes what it masks
+        stages.append(Stage("bench", "prefill time of base and pruned", _recorded("bench"), bench))
+    if context.trains:
+        stages.append(Stage("train", f"{module.tuning} finetuning", _is_trained, train))
+        stages.append(score_stage(final, f"the {final} model answers the test questions"))
+    return stages
+
+
+def plan_stages(context: Context) -> list[Stage]:
+    """Calibration and plan, or the plan alone where one is given."""
+    given = context.module.plan_file
+    if given is not None:
+        return [Stage("plan", f"taken from {given}", lambda run: run.plan.is_file(), plan)]
+    return [
+        Stage("calibrate", "what does the model do with images?", lambda run: run.scores.is_file(), calibrate),
+        Stage("plan", "which heads and channels stay?", lambda run: run.plan.is_file(), plan),
+    ]
+
+
+# -- calibrate and plan -----------------------------------------------------------------------------------------------
+def calibrate(context: Context) -> str:
+    """Gives ``scores.safetensors``."""
+    context.to_base()
+    rows = context.data.rows("calibration")
+    fingerprint = hashlib.sha256("\n".join(map(str, rows.table["id"])).encode()).hexdigest()[:12]
+    module = CalibrationModule(context.module.model, f"{rows.source} {fingerprint}")
+    trainer = context.trainers.for_calibration("calibrate")
+    trainer.validate(module, dataloaders=context.data.calibration_dataloader(), verbose=False)
+    on_first_rank(lambda: module.scores.save(context.run.scores))
+    return f"measured on {module.scores.n_samples} samples"
+
+
+def plan(context: Context) -> str:
+    """Gives ``plan.safetensors`` and the predicted costs."""
+    context.to_base()
+    module, run = context.module, context.run
+    batch = typical_batch(module.model, module.processor, context.data.rows("calibration"))
+    prompt = prompt_of(module.model, batch)
+    if module.plan_file is not None:
+        made = module.given_plan()
+    else:
+        config = replace(module.pruning, seed=module.pruning.seed + context.seed)
+        made = make_plan(Scores.load(run.scores), config, prompt.grids)
+        made.base_model, made.revision = module.base, module.revision
+    cost = costs(module.model, made, prompt)
+    context.record("cost", cost)
+    on_first_rank(lambda: made.save(run.plan))
+    share = cost["pruned"]["visual_flops"] / cost["base"]["visual_flops"]
+    return f"{made.describe()}, visual FLOPs {100 * share:.1f} %"
+
+
+# -- score ------------------------------------------------------------------------------------------------------------
+def score_stage(stage: str, about: str) -> Stage:
+    """Answers to the test questions, and their accuracy."""
+    return Stage(f"score {stage}", about, _recorded(f"test.{stage}"), lambda context: score(context, stage, "test"))
+
+
+def score(context: Context, stage: str, split: str) -> str:
+    """Score the model at a stage on the split ``test`` or ``validate``.
+
+    Gives ``predictions/<stage>.jsonl`` (``validate-<stage>.jsonl``) and an entry of ``results.json``.
+    """
+    context.to_stage(stage)
+    name = stage if split == "test" else f"{split}-{stage}"
+    scorer = GenerationScorer(context.run.predictions, stage=name, max_new_tokens=context.module.max_new_tokens)
+    trainer = context.trainers.for_reading(f"score {stage}", scorer)
+    started = time.perf_counter()
+    getattr(trainer, split)(context.module, datamodule=context.data, verbose=False)
+    found = scorer.results[name]
+    kinds = {key.removeprefix("accuracy/"): value for key, value in found.items() if key.startswith("accuracy/")}
+    samples = len(context.data.rows("test" if split == "test" else "validation"))
+    result = {"accuracy": found["accuracy"], "kinds": kinds, "samples": samples}
+    context.record(f"{split}.{stage}", result | {"seconds": time.perf_counter() - started})
+    return f"accuracy {100 * found['accuracy']:.1f} % on {samples} questions"
+
+
+def predict(context: Context, stage: str) -> str:
+    """Answer the test questions; gives ``predictions/predict-<stage>.jsonl``."""
+    context.to_stage(stage)
+    name = f"predict-{stage}"
+    scorer = GenerationScorer(context.run.predictions, stage=name, max_new_tokens=context.module.max_new_tokens)
+    trainer = context.trainers.for_reading("predict", scorer)
+    trainer.predict(context.module, datamodule=context.data, return_predictions=False)
+    return f"answers in {context.run.predictions / name}.jsonl"
+
+
+# -- train ------------------------------------------------------------------------------------------------------------
+def train(context: Context) -> str:
+    """Gives ``adapter/`` or, in full mode, ``model/``; goes on from the last checkpoint."""
+    context.to_pruned()
+    module, run = context.module, context.run
+    seed_everything(context.seed, workers=True)  # the same training, whichever stages ran before
+    module.start_tuning()
+    checkpoint = run.last_checkpoint if run.last_checkpoint.is_file() else None
+    if checkpoint is not None:
+        say(f"      continued from {checkpoint}")
+    scorer = GenerationScorer(run.predictions, max_new_tokens=module.max_new_tokens)
+    trainer = context.trainers.for_training("train", scorer, all_weights=module.tuning == "full")
+    started = time.perf_counter()
+    trainer.fit(module, datamodule=context.data, ckpt_path=checkpoint)
+    context.tuned = True
+    module.model.eval()
+    result = {
+        "tuning": module.tuning,
+        "steps": trainer.global_step,
+        "seconds": time.perf_counter() - started,
+        "trainable": sum(weight.numel() for weight in module.trainable().values()),
+        "parameters": sum(weight.numel() for weight in module.parameters()),
+    }
+    context.record("train", result)
+    on_first_rank(lambda: save_tuned(context))
+    return f"{result['steps']} steps, saved in {run.adapter if module.tuning == 'lora' else run.model}"
+
+
+def save_tuned(context: Context) -> None:
+    """Write what training made, in the base model's own order."""
+    module, run = context.module, context.run
+    if module.tuning == "lora":
+        save_adapter(module.model, run.adapter, module.base, module.revision)
+        return
+    with new_folder(run.model) as folder:
+        module.model.save_pretrained(folder)
+        module.processor.save_pretrained(folder)
+
+
+# -- bench ------------------------------------------------------------------------------------------------------------
+def bench(context: Context) -> str:
+    """Prefill time of the base and the pruned model, in turns, on the first rank.
+
+    Measured on a batch of equal prompts: a single one of a tiny model would time Python, not the model.
+    """
+    context.to_pruned()
+    on_first_rank(lambda: context.run.record("bench", measure(context)))
+    found = context.run.results().get("bench", {})
+    if not found:
+        return "measured on the first rank"
+    base, pruned = found["base"]["prefill"], found["pruned"]["prefill"]
+    return f"base {base:.2f} ms, pruned {pruned:.2f} ms: {found['speedup']:.2f} times faster"
+
+
+def measure(context: Context) -> dict[str, Any]:
+    """What `bench` measures, for ``results.json``; the model is left unpruned, on the device where it was."""
+    model, data = unprune(context.module.model), context.data
+    home = next(model.parameters()).device
+    device = context.trainers.for_calibration("bench").strategy.root_device
+    prompt = model_inputs(typical_batch(model, context.module.processor, data.rows("calibration")))
+    inputs = {name: torch.cat([value] * BENCH_BATCH).to(device) for name, value in prompt.items()}
+    try:
+        result = measure_prefill(model.to(device), inputs, PruningPlan.load(context.run.plan), BENCH_REPEATS)
+    finally:
+        model.to(home)
+    return result.as_dict()
+
+
+def _recorded(section: str) -> Callable[[RunFolder], bool]:
+    """Whether ``results.json`` has the section."""
+
+    def is_done(run: RunFolder) -> bool:
+        place: Any = run.results()
+        for name in section.split("."):
+            place = place.get(name, {})
+        return bool(place)
+
+    return is_done
+
+
+def _is_trained(run: RunFolder) -> bool:
+    return run.adapter.is_dir() or run.model.is_dir()

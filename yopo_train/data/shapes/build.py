@@ -5,7 +5,8 @@
         --seed 1 --apart-from data/tiny-vqa
 
 A row is {id, images, messages, kind}. Style `questions` writes one question a row, each kind equally often, and
-several rows share an image; style `dialogue` writes one image a row: the list of all things, some places, and several questions.
+several rows share an image; styles `dialogue` and `quiz` write several turns about one image a row, the first
+with the list of all things among them, the second without.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from yopo_train.data.shapes.questions import KINDS, Balance, Question, ask, ask_place, list_things
+from yopo_train.data.shapes.questions import KINDS, Balance, Question, ask, ask_place, ask_where, list_things
 from yopo_train.data.shapes.scene import Scene, draw, png_bytes, sample_scene
 from yopo_train.errors import UserError
 
@@ -22,6 +23,7 @@ SPLITS = ("train", "calibration", "validation", "test")
 ROWS_AN_IMAGE = 3
 TURNS = (4, 5)  # questions of a dialogue, besides those that teach to see: the list and some places
 PLACE_TURNS = 2
+QUIZ_KINDS = ("colour", "colour", "read", "existence", "relation", "count")
 
 
 class SceneSource:
@@ -67,7 +69,22 @@ def dialogue_rows(number: int, split: str, source: SceneSource, rng: random.Rand
         yield _row(f"{split}-{i:05d}", png, questions, "dialogue")
 
 
-STYLES = {"questions": question_rows, "dialogue": dialogue_rows}
+def quiz_rows(number: int, split: str, source: SceneSource, rng: random.Random) -> Iterator[dict]:
+    """`number` rows of one image each, in random order: `QUIZ_KINDS`, and where two things are.
+
+    For a model that has learned from lists to see: here no earlier turn gives away what a thing looks like.
+    """
+    balance = Balance()
+    for i in range(number):
+        scene, png = source(rng)
+        asked = [ask(scene, kind, balance, rng) for kind in QUIZ_KINDS]
+        asked += [ask_where(scene, balance, rng) for _ in range(2)]
+        questions = list(dict.fromkeys(q for q in asked if q is not None))
+        rng.shuffle(questions)
+        yield _row(f"{split}-{i:05d}", png, questions, "dialogue")
+
+
+STYLES = {"questions": question_rows, "dialogue": dialogue_rows, "quiz": quiz_rows}
 
 
 def build(
@@ -78,7 +95,7 @@ def build(
     Parameters
     ----------
     out : folder to write `<split>-00000-of-00001.parquet` into. It must not exist yet, or be empty.
-    style : "questions" or "dialogue".
+    style : "questions", "dialogue" or "quiz".
     seed : the same seed, style and row numbers give the same rows.
     apart_from : folder of another question set, none of whose pictures may be drawn.
     **rows : rows of each split, by its name (`train`, `calibration`, `validation`, `test`); a split of 0 is left out.

@@ -62,6 +62,18 @@ def ask_place(scene: Scene, balance: Balance, rng: random.Random) -> Question:
     return balance.pick(asked, rng)
 
 
+def ask_where(scene: Scene, balance: Balance, rng: random.Random) -> Question | None:
+    """The other way round: from a thing that is met once to its cell. A relation is two of these."""
+    names = Counter(name for thing in scene.things for name in (thing.name, thing.form))
+    asked = [
+        Question("where", f"Where is the {name}?", _place(thing))
+        for thing in scene.things
+        for name in (thing.name, thing.form)
+        if names[name] == 1
+    ]
+    return balance.pick(asked, rng) if asked else None
+
+
 def _place(thing: Thing) -> str:
     return PLACES[GRID * thing.row + thing.column]
 

@@ -178,6 +178,20 @@ def test_bad_rows_stop_the_run_before_the_first_stage(config, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_turns_out_to_be_broken_is_one_line(workers, config, tmp_path, capsys):
+    folder = tmp_path / "data"
+    for split in ("train", "calibration", "validation", "test"):
+        rows = [make_row(index) for index in range(4)]
+        if split == "calibration":
+            rows[1]["images"] = [{"bytes": b"not a picture", "path": None}]
+        write_split(folder, split, rows)
+    options = [f"--data.path={folder}", f"--data.num_workers={workers}"]
+    capsys.readouterr()
+    error = refused(["calibrate", "--config", str(config), *options], capsys)
+    assert "row-1" in error and "calibration" in error
+
+
 @pytest.mark.parametrize(
     ("option", "culprit"),
     [

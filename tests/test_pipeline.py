@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from yopo_train.calibration import Scores
@@ -118,13 +119,15 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(config, tmp_path, m
 
 def test_full_training_without_pruning_saves_a_model(config, tmp_path, tiny_vlm):
     folder = tmp_path / "run"
-    assert run(config, "--model.pruning=null", "--model.tuning=full") == 0
+    full = ["--model.pruning=null", "--model.tuning=full", "--model.save_dtype=bfloat16"]
+    assert run(config, *full) == 0
     results = json.loads((folder / "results.json").read_text())
     assert results["test"].keys() == {"trained"}
     model = LlavaForConditionalGeneration.from_pretrained(folder / "model")
     AutoProcessor.from_pretrained(folder / "model")
     untrained = LlavaForConditionalGeneration.from_pretrained(tiny_vlm)
     assert not torch.equal(model.lm_head.weight, untrained.lm_head.weight)
+    assert {w.dtype for w in load_file(folder / "model" / "model.safetensors").values()} == {torch.bfloat16}
     assert not (folder / "adapter").exists()
 
 

@@ -245,7 +245,8 @@ def random_inputs(model: nn.Module, visual_tokens: int, text_tokens: int, batch:
     parameter, config = next(model.parameters()), model.config
     image_token = family_of(model).image_token_id(config)
     before = text_tokens // 4
-    ids = torch.randint(3, min(image_token, config.text_config.vocab_size), (batch, visual_tokens + text_tokens))
+    ids = torch.randint(config.text_config.vocab_size, (batch, visual_tokens + text_tokens))
+    ids[ids == image_token] = (image_token + 1) % config.text_config.vocab_size
     ids[:, before : before + visual_tokens] = image_token
     size = config.vision_config.image_size
     pixels = torch.randn(batch, 3, size, size, dtype=parameter.dtype)

@@ -62,9 +62,15 @@ def report(message: str) -> None:
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """The UserError that an exception is, or was caused by: jsonargparse and Lightning wrap what they catch."""
+    """The UserError that an exception is, or was caused by: jsonargparse and Lightning wrap what they catch.
+
+    One from a worker process that loads data arrives with that process's traceback as its message.
+    """
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
+    name = f"{UserError.__module__}.{UserError.__qualname__}: "
+    if error is not None and name in str(error):
+        return UserError(str(error).rpartition(name)[2].strip())
     return error
 
 

@@ -17,7 +17,7 @@ from yopo_train.data.shapes.scene import COLOURS, IMAGE_SIZE, Scene, png_bytes
 from yopo_train.errors import UserError
 
 SHIPPED = Path(__file__).parents[2] / "data" / "tiny-vqa"
-COMPASS = "northwest north northeast west centre east southwest south southeast".split()
+COMPASS = ["northwest", "north", "northeast", "west", "centre", "east", "southwest", "south", "southeast"]
 ROWS = {"train": 60, "calibration": 10, "validation": 15, "test": 25}
 
 

@@ -59,6 +59,15 @@ def test_warm_up_and_cosine():
     assert lr_factor(0, 1, OptimizerOptions(warmup_ratio=0.0)) == 1.0
 
 
+def test_a_schedule_may_be_longer_than_the_fit(monkeypatch):
+    options = OptimizerOptions(lr=1.0, warmup_ratio=0.0, schedule_steps=100)
+    module = module_with(toy_llava(), tuning="full", optimizer=options)
+    module.start_tuning()
+    monkeypatch.setattr(YopoModule, "trainer", property(lambda self: type("T", (), {"estimated_stepping_batches": 50})))
+    schedule = module.configure_optimizers()["lr_scheduler"]["scheduler"]
+    assert schedule.lr_lambdas[0](50) == pytest.approx(0.5)
+
+
 def test_full_tuning_decays_matrices_only(monkeypatch):
     module = module_with(toy_llava(), tuning="full", optimizer=OptimizerOptions(weight_decay=0.1))
     module.start_tuning()

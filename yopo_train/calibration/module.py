@@ -15,11 +15,8 @@ from yopo_train.calibration.collect import find_samples, observing, stack_layers
 from yopo_train.calibration.head_ratio import HeadRatio
 from yopo_train.calibration.scores import Scores
 from yopo_train.errors import UserError
-from yopo_train.models import family_of, unwrap
+from yopo_train.models import family_of, model_inputs, unwrap
 from yopo_train.pruning import active_plan
-
-NOT_INPUTS = ("meta", "labels")
-"""Keys of a batch that the model is not called with."""
 
 
 class CalibrationModule(LightningModule):
@@ -75,7 +72,7 @@ class CalibrationModule(LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Add one batch: a mapping of model inputs; ``meta`` (one mapping a sample) names samples in errors."""
-        inputs = {name: value for name, value in batch.items() if name not in NOT_INPUTS}
+        inputs = model_inputs(batch)
         size = len(inputs["input_ids"])
         meta = batch.get("meta") or [{}] * size
         names = [str(entry.get("id", self._seen + row)) for row, entry in enumerate(meta)]

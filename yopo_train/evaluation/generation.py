@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-NOT_MODEL_INPUTS = ("meta", "labels")
+from ..models import model_inputs
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def generate_answers(model: nn.Module, processor: Any, batch: dict[str, Any], ma
     ValueError
         The batch is right padded: the model would continue the padding.
     """
-    inputs = {name: value for name, value in batch.items() if name not in NOT_MODEL_INPUTS}
+    inputs = model_inputs(batch)
     if not inputs["attention_mask"][:, -1].all():
         raise ValueError("prompts must be left padded")
     tokenizer, config = processor.tokenizer, model.generation_config

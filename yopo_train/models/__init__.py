@@ -7,12 +7,12 @@ from typing import Any
 from torch import nn
 
 from ..errors import UserError
-from .base import Family, Grid, unwrap
+from .base import Family, Grid, model_inputs, unwrap
 from .llava import Llava
 
 FAMILIES: tuple[Family, ...] = (Llava(),)
 
-__all__ = ["FAMILIES", "Family", "Grid", "family_of", "load_base", "unwrap"]
+__all__ = ["FAMILIES", "Family", "Grid", "family_of", "load_base", "model_inputs", "unwrap"]
 
 
 def family_of(model: nn.Module | Any) -> Family:

@@ -110,6 +110,15 @@ def fixed_grid(counts: list[int], grid: Grid, source: str) -> list[list[Grid]]:
     return [[grid] * (count // size) for count in counts]
 
 
+NOT_INPUTS = ("labels", "meta")
+"""Keys of a batch that a model is not called with."""
+
+
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a batch the model is called with."""
+    return {name: value for name, value in batch.items() if name not in NOT_INPUTS}
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The ``transformers`` model inside a peft wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -50,14 +50,16 @@ CHAT_TEMPLATE = (
 )
 
 _WORDS = (
-    "USER ASSISTANT yes no left right above below relative to the is are there shown objects object all of "
-    "List What Where Which Is How many in colour digit letter a nothing " + " ".join(f"{shape}s" for shape in SHAPES) + " crosses"
-).split()
+    "USER ASSISTANT yes no left right above below relative to the is are there shown objects object all of List What",
+    "Where Which Is How many in colour digit letter a nothing",
+    *(f"{shape}s" for shape in SHAPES),
+    "crosses",
+)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE: any text can be written, and each word of the question set is one token."""
-    words = [*_WORDS, *COLOURS, *SHAPES, *PLACES]
+    words = [*" ".join(_WORDS).split(), *COLOURS, *SHAPES, *PLACES]
     corpus = [text for word in words for text in (f" {word}", word)]
     corpus += [f" {name}" for name in (*DIGITS, *LETTERS)]
     tokenizer = Tokenizer(models.BPE())

@@ -1,6 +1,5 @@
 """The stages of a run. Each knows its output, and is not done again where that is there."""
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,13 +11,13 @@ from lightning.pytorch import seed_everything
 from yopo_train.bench import measure_prefill
 from yopo_train.calibration import CalibrationModule, Scores, make_plan
 from yopo_train.evaluation.scorer import GenerationScorer
+from yopo_train.models import model_inputs
 from yopo_train.pipeline.context import Context, on_first_rank, say, wait_for_all
 from yopo_train.pipeline.environment import describe_environment
 from yopo_train.pipeline.prompt import costs, prompt_of, typical_batch
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import unprune
 from yopo_train.recovery import save_adapter
-from yopo_train.recovery.loss import model_inputs
 from yopo_train.run_folder import RunFolder, new_folder
 
 BENCH_REPEATS, BENCH_BATCH = 10, 8
@@ -93,8 +92,7 @@ def calibrate(context: Context) -> str:
     """Gives ``scores.safetensors``."""
     context.to_base()
     rows = context.data.rows("calibration")
-    fingerprint = hashlib.sha256("\n".join(map(str, rows.table["id"])).encode()).hexdigest()[:12]
-    module = CalibrationModule(context.module.model, f"{rows.source} {fingerprint}")
+    module = CalibrationModule(context.module.model, f"{rows.source} {rows.fingerprint()}")
     trainer = context.trainers.for_calibration("calibrate")
     trainer.validate(module, dataloaders=context.data.calibration_dataloader(), verbose=False)
     on_first_rank(lambda: module.scores.save(context.run.scores))
@@ -189,8 +187,11 @@ def save_tuned(context: Context) -> None:
     if module.tuning == "lora":
         save_adapter(module.model, run.adapter, module.base, module.revision)
         return
+    weights = module.model.state_dict()
+    if module.save_dtype is not None:
+        weights = {name: weight.to(getattr(torch, module.save_dtype)) for name, weight in weights.items()}
     with new_folder(run.model) as folder:
-        module.model.save_pretrained(folder)
+        module.model.save_pretrained(folder, state_dict=weights)
         module.processor.save_pretrained(folder)
 
 

@@ -6,13 +6,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yopo_train.models import model_inputs
+
 IGNORE = -100
-NOT_INPUTS = ("labels", "meta")
-
-
-def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a batch the model is called with."""
-    return {name: value for name, value in batch.items() if name not in NOT_INPUTS}
 
 
 def answer_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:

@@ -48,6 +48,8 @@ class YopoModule(LightningModule):
         compact skips what is pruned; reference computes and masks it, for comparisons.
     max_new_tokens
         Longest answer when questions are answered.
+    save_dtype
+        Type that the weights of a full finetune are stored in; null is the type they were trained in.
 
     Raises
     ------
@@ -70,6 +72,7 @@ class YopoModule(LightningModule):
         gradient_checkpointing: bool = False,
         backend: Literal["compact", "reference"] = "compact",
         max_new_tokens: int = 16,
+        save_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     ) -> None:
         super().__init__()
         if plan is not None and pruning is not None:
@@ -80,6 +83,7 @@ class YopoModule(LightningModule):
         self.tuning, self.lora_options, self.optimizer_options = tuning, lora, optimizer
         self.pruning, self.plan_file, self.backend = pruning, plan, backend
         self.gradient_checkpointing, self.max_new_tokens = gradient_checkpointing, max_new_tokens
+        self.save_dtype = save_dtype
         self.model: nn.Module | None = None
         self.processor: Any = None
         self._tokens, self._started = 0, 0.0

@@ -10,10 +10,10 @@ from datasets import load_dataset
 from PIL import Image
 
 from yopo_train.data.shapes import KINDS, build, draw, sample_scene
-from yopo_train.data.shapes.build import SceneSource, dialogue_rows, main, question_rows
+from yopo_train.data.shapes.build import SceneSource, dialogue_rows, main, question_rows, quiz_rows
 from yopo_train.data.shapes.glyphs import DIGITS, LETTERS
 from yopo_train.data.shapes.questions import list_things
-from yopo_train.data.shapes.scene import COLOURS, IMAGE_SIZE, Scene, png_bytes
+from yopo_train.data.shapes.scene import COLOURS, IMAGE_SIZE, SHAPES, Scene, png_bytes
 from yopo_train.errors import UserError
 
 SHIPPED = Path(__file__).parents[2] / "data" / "tiny-vqa"
@@ -38,6 +38,14 @@ def answer_by_looking(scene: Scene, question: str) -> str:
         return ", ".join(f"{COMPASS[cell]} {places[cell]}" for cell in sorted(places))
     if question.startswith("What is in"):
         return places.get(COMPASS.index(words[-1]), "nothing")
+    if question.startswith("Where are"):
+        looks = [(t.form, t.colour, COMPASS[3 * (t.y // 32) + t.x // 32]) for t in things]
+        order = [*SHAPES, *DIGITS, *LETTERS]
+        looks.sort(key=lambda look: (order.index(look[0]), look[1], COMPASS.index(look[2])))
+        return ", ".join(map(" ".join, looks))
+    if question.startswith("Where is") and "relative" not in words:
+        (thing,) = [t for t in things if words[3:] in ([t.form], [t.colour, t.form])]
+        return COMPASS[3 * (thing.y // 32) + thing.x // 32]
     if question.startswith("What colour"):
         (thing,) = [t for t in things if t.form == words[-1]]
         return thing.colour
@@ -59,7 +67,7 @@ def answer_by_looking(scene: Scene, question: str) -> str:
     return "above" if dy < 0 else "below"
 
 
-@pytest.mark.parametrize("style", ["questions", "dialogue"])
+@pytest.mark.parametrize("style", ["questions", "dialogue", "quiz"])
 def test_same_seed_same_rows_and_no_shared_image(tmp_path, style):
     first = build(tmp_path / "a", style, seed=3, **ROWS)
     again = build(tmp_path / "b", style, seed=3, **ROWS)
@@ -72,7 +80,7 @@ def test_same_seed_same_rows_and_no_shared_image(tmp_path, style):
     assert not total & set().union(*map(images_of, other.values()))
 
 
-@pytest.mark.parametrize("make_rows", [question_rows, dialogue_rows])
+@pytest.mark.parametrize("make_rows", [question_rows, dialogue_rows, quiz_rows])
 def test_answers_follow_from_the_scene(make_rows, monkeypatch):
     source, drawn = SceneSource(), {}
 

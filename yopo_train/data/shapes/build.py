@@ -5,8 +5,8 @@
         --seed 1 --apart-from data/tiny-vqa
 
 A row is {id, images, messages, kind}. Style `questions` writes one question a row, each kind equally often, and
-several rows share an image; styles `dialogue` and `quiz` write several turns about one image a row, the first
-with the list of all things among them, the second without.
+several rows share an image; styles `dialogue` and `quiz` write several turns about one image a row, `dialogue`
+with the list of all things by place among them, `quiz` by their looks.
 """
 
 import argparse
@@ -15,7 +15,16 @@ import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from yopo_train.data.shapes.questions import KINDS, Balance, Question, ask, ask_place, ask_where, list_things
+from yopo_train.data.shapes.questions import (
+    KINDS,
+    Balance,
+    Question,
+    ask,
+    ask_place,
+    ask_where,
+    list_things,
+    locate_things,
+)
 from yopo_train.data.shapes.scene import Scene, draw, png_bytes, sample_scene
 from yopo_train.errors import UserError
 
@@ -23,7 +32,7 @@ SPLITS = ("train", "calibration", "validation", "test")
 ROWS_AN_IMAGE = 3
 TURNS = (4, 5)  # questions of a dialogue, besides those that teach to see: the list and some places
 PLACE_TURNS = 2
-QUIZ_KINDS = ("colour", "colour", "read", "existence", "relation", "count")
+QUIZ_KINDS = ("colour", "read", "existence", "relation", "count")
 
 
 class SceneSource:
@@ -70,16 +79,16 @@ def dialogue_rows(number: int, split: str, source: SceneSource, rng: random.Rand
 
 
 def quiz_rows(number: int, split: str, source: SceneSource, rng: random.Random) -> Iterator[dict]:
-    """`number` rows of one image each, in random order: `QUIZ_KINDS`, and where two things are.
+    """`number` rows of one image each, in random order: where all things are, where two are, and `QUIZ_KINDS`.
 
-    For a model that has learned from lists to see: here no earlier turn gives away what a thing looks like.
+    For a model that has learned from dialogues to say what is in a place: here it learns to find things by their looks.
     """
     balance = Balance()
     for i in range(number):
         scene, png = source(rng)
         asked = [ask(scene, kind, balance, rng) for kind in QUIZ_KINDS]
         asked += [ask_where(scene, balance, rng) for _ in range(2)]
-        questions = list(dict.fromkeys(q for q in asked if q is not None))
+        questions = list(dict.fromkeys([locate_things(scene), *(q for q in asked if q is not None)]))
         rng.shuffle(questions)
         yield _row(f"{split}-{i:05d}", png, questions, "dialogue")
 

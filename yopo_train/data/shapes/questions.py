@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from yopo_train.data.shapes.glyphs import DIGITS, LETTERS
-from yopo_train.data.shapes.scene import COLOURS, GRID, SHAPES, Scene, Thing
+from yopo_train.data.shapes.scene import COLOURS, FORMS, GRID, SHAPES, Scene, Thing
 
 MAX_COUNT = 4
 PLACES = ("northwest", "north", "northeast", "west", "centre", "east", "southwest", "south", "southeast")
@@ -53,6 +53,16 @@ def list_things(scene: Scene) -> Question:
     """Every thing with its place, row by row: together with `ask_place` it teaches a model to see."""
     things = (f"{_place(thing)} {thing.name}" for thing in scene.things)
     return Question("list", "List all objects.", ", ".join(things))
+
+
+def locate_things(scene: Scene) -> Question:
+    """Every thing by its form, then colour, then place: finding by looks, as the list above is looking by place.
+
+    In both, the word that asks stands right before the word that answers; a question asks in two steps.
+    """
+    things = sorted(scene.things, key=lambda thing: (FORMS.index(thing.form), thing.colour, thing.row, thing.column))
+    named = (f"{thing.form} {thing.colour} {_place(thing)}" for thing in things)
+    return Question("locate", "Where are all objects?", ", ".join(named))
 
 
 def ask_place(scene: Scene, balance: Balance, rng: random.Random) -> Question:

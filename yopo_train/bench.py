@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from .calibration import PlanConfig, Scores, make_plan
-from .cost import Prompt, prefill_flops
+from .cost import prefill_flops
 from .errors import UserError
 from .models import family_of, unwrap
+from .models.prompt import prompt_of
 from .plan import ModelDims, PruningPlan
 from .pruning import prune, unprune
 
@@ -121,19 +122,19 @@ def measure_prefill(
     repeats, warmup : int
         Timed and untimed rounds; in a round each model runs once untimed, after the switch, and once timed.
     """
-    family, base = family_of(model), unwrap(model)
-    visual = int(family.visual_mask(base.config, inputs["input_ids"])[0].sum())
-    grids = family.grids(base.config, [visual], inputs)[0]
-    prompt = Prompt(grids, inputs["input_ids"].shape[1] - visual)
+    base = unwrap(model)
+    prompt = prompt_of(model, inputs)
     samples: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-    for round_number in range(warmup + repeats):
-        for pruned in (False, True):
-            prune(model, plan) if pruned else unprune(model)
-            _prefill(model, inputs)
-            timed = _prefill(model, inputs)
-            if round_number >= warmup:
-                samples[pruned].append(timed)
-    unprune(model)
+    try:
+        for round_number in range(warmup + repeats):
+            for pruned in (False, True):
+                prune(model, plan) if pruned else unprune(model)
+                _prefill(model, inputs)
+                timed = _prefill(model, inputs)
+                if round_number >= warmup:
+                    samples[pruned].append(timed)
+    finally:
+        unprune(model)
     vocab = base.get_output_embeddings().weight.shape[0]
     parameter = next(base.parameters())
     return PrefillBench(
@@ -141,7 +142,7 @@ def measure_prefill(
         pruned=Times.of(samples[True]),
         base_flops=prefill_flops(PruningPlan.dense(plan.dims), prompt, vocab),
         pruned_flops=prefill_flops(plan, prompt, vocab),
-        visual_tokens=visual,
+        visual_tokens=prompt.visual_tokens,
         text_tokens=prompt.text_tokens,
         batch=len(inputs["input_ids"]),
         repeats=repeats,
@@ -168,20 +169,15 @@ def _prefill(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[float, flo
     """Milliseconds of the language model and of the whole call."""
     text_model = family_of(model).text_model(unwrap(model))
     marks: list[float] = []
-    handles = [
-        text_model.register_forward_pre_hook(lambda *_: marks.append(_now())),
-        text_model.register_forward_hook(lambda *_: marks.append(_now())),
-    ]
+    handle = text_model.register_forward_pre_hook(lambda *_: marks.append(_now()))
     try:
         with torch.inference_mode():
             start = _now()
             model(**inputs, use_cache=True, logits_to_keep=1)
             end = _now()
     finally:
-        for handle in handles:
-            handle.remove()
-    language = marks[1] - marks[0] + (end - marks[1])  # the LM head belongs to prefill
-    return 1000 * language, 1000 * (end - start)
+        handle.remove()
+    return 1000 * (end - marks[0]), 1000 * (end - start)  # the LM head belongs to prefill
 
 
 def _now() -> float:
@@ -212,7 +208,7 @@ def random_model(name: str, layers: int | None = None, visual_tokens: int = 576,
         if not 1 <= layers <= config.text_config.num_hidden_layers:
             raise UserError(f"--layers is {layers}, expected 1 to {config.text_config.num_hidden_layers}")
         config.text_config.num_hidden_layers = layers
-    if not hasattr(torch, dtype) or not isinstance(getattr(torch, dtype), torch.dtype):
+    if dtype not in ("float32", "bfloat16", "float16"):
         raise UserError(f"--dtype is {dtype!r}, expected float32, bfloat16 or float16")
     torch.manual_seed(0)
     return AutoModelForImageTextToText.from_config(
@@ -285,6 +281,10 @@ def bench(
     """
     if min(text_tokens, batch, repeats) < 1:
         raise UserError("--text_tokens, --batch and --repeats must be at least 1")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise UserError(f"--json_file is {json_file}, but its folder does not exist")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device is {device}, but there is no GPU")
     network = random_model(model, layers, visual_tokens, dtype).to(device)
     dims = family_of(network).dims(network.config)
     inputs = random_inputs(network, visual_tokens, text_tokens, batch)

@@ -118,6 +118,8 @@ class YopoCLI(LightningCLI):
         say(f"{split} {stage}: {score(self.context, stage, split)}")
         scores = self.context.run.results()[split]
         on_first_rank(lambda: score_table({stage: scores[stage]}).show(str(self.context.run)))
+        if split == "test":
+            on_first_rank(lambda: write_summary(self.context.run))
 
     def _stage(self, wanted: StageName | None) -> str:
         """The stage that is asked for, or the furthest one there is."""
@@ -171,6 +173,9 @@ class YopoCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """As LightningCLI does, without a warning for arguments that do not come from the shell."""
         self.config = parser.parse_args(args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed_everything is {seed}, expected 0 to {2**32 - 1}")
 
     def instantiate_classes(self) -> None:
         """Module, data and a factory of trainers, and the check of the run folder, which writes nothing."""

@@ -28,7 +28,16 @@ from yopo_train.errors import UserError
 
 # A configuration key counts from the moment on that something made with it is in the folder. Two exceptions inside the
 # sections: how many workers load data, and what a step leaves in memory, do not change a run.
-KEYS_OF_EVERYTHING = ("seed_everything", "model.base", "model.revision", "model.dtype", "data")
+KEYS_OF_EVERYTHING = (
+    "seed_everything",
+    "model.base",
+    "model.revision",
+    "model.dtype",
+    "model.max_new_tokens",
+    "data",
+    "trainer.limit_test_batches",
+    "trainer.fast_dev_run",
+)
 KEYS_OF_PLAN = ("model.pruning", "model.plan", "model.backend")
 KEYS_OF_TRAINING = (
     "model.tuning",
@@ -39,6 +48,10 @@ KEYS_OF_TRAINING = (
     "trainer.accumulate_grad_batches",
     "trainer.gradient_clip_val",
     "trainer.limit_train_batches",
+    "trainer.overfit_batches",
+    "trainer.max_time",
+    "trainer.devices",
+    "trainer.num_nodes",
     "trainer.precision",
 )
 FREE_KEYS = ("data.num_workers",)
@@ -113,7 +126,7 @@ class RunFolder:
         """
         try:
             content = yaml.safe_load(self.config.read_text())
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{self.config}: not readable as YAML: {str(error).splitlines()[0]}") from None
         if not isinstance(content, dict):
             raise UserError(f"{self.config}: holds {type(content).__name__}, expected sections")
@@ -137,9 +150,12 @@ class RunFolder:
         if not self.results_file.is_file():
             return {}
         try:
-            return json.loads(self.results_file.read_text())
+            results = json.loads(self.results_file.read_text())
         except ValueError as error:
             raise UserError(f"{self.results_file}: damaged JSON: {error}") from None
+        if not isinstance(results, dict):
+            raise UserError(f"{self.results_file}: damaged, expected sections")
+        return results
 
     def record(self, section: str, value: Any) -> None:
         """Set one section of ``results.json``; ``"test.base"`` is the entry ``base`` of the section ``test``."""

@@ -68,7 +68,7 @@ def read_tensor_file(path: str | Path, kind: str, version: int) -> tuple[dict[st
     try:
         header = json.loads(metadata[_KEY])
         found, found_version = header.pop("kind"), int(header.pop("version"))
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError):
         raise UserError(f"{path}: a safetensors file without a yopo_train header, expected a {kind} file") from None
     if found != kind:
         raise UserError(f"{path}: holds {found}, expected a {kind} file")

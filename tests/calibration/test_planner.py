@@ -69,7 +69,7 @@ def test_budgets_are_met_and_used_up(budget, depth, radius, choice, dims):
     more = with_more_channels(plan)
     if more is not None:
         assert share(more) > budget
-    elif not depth:
+    elif not depth and not plan.heads[: plan.depth].all():
         assert share(plan) > 0.85 * budget  # all channels of all layers: only single heads are left to add
 
 

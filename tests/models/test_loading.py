@@ -1,5 +1,6 @@
 """Loading a base model: what comes back, and one clear line for everything that is not one."""
 
+import json
 import shutil
 
 import pytest
@@ -37,7 +38,25 @@ def test_folder_with_a_missing_part(tiny_vlm, tmp_path, missing, message):
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
 
-def test_unknown_path():
+def test_weights_that_the_config_asks_for_and_the_folder_lacks(tiny_vlm, tmp_path):
+    """transformers would make them up at random."""
+    folder = copy_without(tiny_vlm, tmp_path / "broken")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] += 1
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"lacks \d+ weights .* model.language_model.layers.8"):
+        load_base(folder)
+
+
+def test_damaged_weights(tiny_vlm, tmp_path):
+    folder = copy_without(tiny_vlm, tmp_path / "broken")
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot load the weights"):
+        load_base(folder)
+
+
+def test_unknown_path(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it would look for half a minute
     with pytest.raises(UserError, match="'no/such-model'"):
         load_base("no/such-model")
 

@@ -62,6 +62,33 @@ def test_second_turn_with_a_new_image_on_the_same_cache(model, radius):
     torch.testing.assert_close(continued[text], at_once[text], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("radius", [None, 1])
+@pytest.mark.parametrize("cut", [1, 17])
+def test_a_lone_text_token_does_not_see_the_image_behind_it(model, radius, cut):
+    """One text token and an image in one pass, fresh or on a cache: found by review, it once saw ahead."""
+    whole = toy_batch([[1, "image", 1, "image", 3]])
+    prune(model, random_plan(toy_dims(model), 3, radius, seed=1))
+    first = {"input_ids": whole["input_ids"][:, : cut + 16 * (cut == 1)], "pixel_values": whole["pixel_values"][:1]}
+    seen = first["input_ids"].shape[1]
+    second = {"input_ids": whole["input_ids"][:, seen : seen + 17], "pixel_values": whole["pixel_values"][1:]}
+    with torch.no_grad():
+        cache = model(**first, use_cache=True).past_key_values
+        cache = model(**second, past_key_values=cache).past_key_values
+        continued = model(input_ids=whole["input_ids"][:, seen + 17 :], past_key_values=cache).logits
+        at_once = model(**whole).logits[:, seen + 17 :]
+    unprune(model)
+    torch.testing.assert_close(continued, at_once, atol=1e-4, rtol=0)
+
+
+def test_a_placeholder_without_an_image_is_an_ordinary_token(model):
+    batch = toy_batch([[3]])
+    batch["input_ids"][0, 1] = IMAGE_TOKEN
+    stock = generate(model, batch)
+    pruned = generate(prune(model, random_plan(toy_dims(model), 3, 1)), batch)
+    unprune(model)
+    assert torch.equal(pruned, stock)
+
+
 def test_cache_holds_visual_keys_only_where_an_active_head_reads_them(model):
     batch = toy_batch([[3, "image", 4]])
     dims = toy_dims(model)

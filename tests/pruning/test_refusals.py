@@ -21,6 +21,28 @@ def test_plan_of_another_model():
     assert torch.equal(text_logits(model, BATCH), before)
 
 
+def test_adapter_that_comes_after_the_plan_and_cannot_be_sliced():
+    model = prune(toy_llava(), random_plan(toy_dims(toy_llava()), 3, 1))
+    targets = ["language_model.layers.0.self_attn.q_proj"]
+    with pytest.raises(UserError, match="LoRA variants"):
+        get_peft_model(model, LoraConfig(use_dora=True, target_modules=targets))(**BATCH)
+
+
+def test_offloaded_weights():
+    model = toy_llava()
+    model.model.language_model.layers[1].to("meta")
+    with pytest.raises(UserError, match="offloaded"):
+        prune(model, random_plan(toy_dims(toy_llava()), 3, 1))
+
+
+def test_checkpointing_on_a_filled_cache():
+    model = prune(toy_llava(), random_plan(toy_dims(toy_llava()), 3, 1))
+    cache = model(**BATCH, use_cache=True).past_key_values
+    model.gradient_checkpointing_enable()
+    with pytest.raises(UserError, match="filled KV cache"):
+        model.train()(input_ids=torch.tensor([[7]]), past_key_values=cache)
+
+
 def test_unknown_backend():
     with pytest.raises(UserError, match="backend is 'fast'"):
         prune(toy_llava(), PruningPlan.dense(toy_dims(toy_llava())), backend="fast")
@@ -52,6 +74,7 @@ def test_text_model_with_sliding_windows():
     [
         ({"output_attentions": True}, "output_attentions"),
         ({"attention_mask": torch.ones(1, 1, 23, 23)}, "attention_mask has 4 dimensions"),
+        ({"attention_mask": torch.ones(1, 22)}, "attention_mask has 22 columns for 23 tokens"),
     ],
 )
 def test_inputs_that_the_engine_cannot_honour(change, message):

@@ -123,6 +123,28 @@ def test_state_dict_of_a_pruned_model_is_in_base_order():
     assert all(torch.equal(tensor, changed[name]) for name, tensor in model.state_dict().items())
 
 
+def test_gradients_follow_the_weights():
+    """Between backward and step, a plan may come or go."""
+    model = toy_llava()
+    loss_and_gradients(model)
+    weight = model.model.language_model.layers[0].self_attn.q_proj.weight
+    before, gradient = weight.detach().clone(), weight.grad.clone()
+    prune(model, random_plan(toy_dims(model), 3, 1))
+    assert not torch.equal(weight.grad, gradient)
+    assert torch.equal((weight.grad[:, None] == gradient).all(-1), (weight[:, None] == before).all(-1))
+    unprune(model)
+    assert torch.equal(weight.grad, gradient)
+
+
+def test_unprune_puts_a_foreign_forward_back():
+    model = toy_llava()
+    layer = model.model.language_model.layers[0]
+    original = layer.forward
+    layer.forward = wrapper = lambda *args, **kwargs: original(*args, **kwargs)
+    unprune(prune(model, random_plan(toy_dims(model), 3, 1)))
+    assert layer.forward is wrapper
+
+
 def test_prune_adds_no_parameter_and_no_copy():
     model = toy_llava()
     count = sum(t.nbytes for t in [*model.parameters(), *model.buffers()])

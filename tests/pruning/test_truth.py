@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import random_plan, text_logits, toy_batch, toy_dims, toy_llava
+from toy import SIDE, random_plan, text_logits, toy_batch, toy_dims, toy_llava
 
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import prune, unprune
@@ -56,6 +56,31 @@ def test_plan_that_prunes_nothing_equals_stock(kv_heads, batch, backend):
         pruned = text_logits(prune(model, PruningPlan.dense(toy_dims(model)), backend), batch, use_cache=False)
     finally:
         unprune(model)
+    torch.testing.assert_close(pruned, stock, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kv_heads", sorted(MODELS))
+@pytest.mark.parametrize("backend", ["compact", "reference"])
+def test_window_as_large_as_the_image_equals_stock(kv_heads, backend):
+    """Every head, channel and layer kept, but through the engine's own paths; only a plan without radius is a no-op."""
+    model = MODELS[kv_heads]
+    dims, batch = toy_dims(model), toy_batch([[3, "image", 4], ["image", 2]])
+    stock = text_logits(model, batch)
+    plan = random_plan(dims, dims.layers, SIDE - 1, heads=1.1, channels=1.1)
+    assert plan.heads.all() and plan.channels.all() and not plan.is_dense
+    try:
+        pruned = text_logits(prune(model, plan, backend), batch, use_cache=False)
+    finally:
+        unprune(model)
+    torch.testing.assert_close(pruned, stock, atol=1e-4, rtol=0)
+
+
+def test_plan_that_prunes_nothing_answers_a_prompt_that_ends_in_an_image():
+    model = toy_llava()
+    batch = toy_batch([[3, "image"]])
+    with torch.no_grad():
+        stock = model(**batch).logits
+        pruned = prune(model, PruningPlan.dense(toy_dims(model)))(**batch).logits
     torch.testing.assert_close(pruned, stock, atol=1e-4, rtol=0)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, get_dataset_split_names, load_dataset
 from PIL import Image as PILImage
@@ -147,6 +148,8 @@ def _load_table(path: str, split: str) -> Dataset:
         raise UserError(f"{path}: there is no split {split!r}; found: {', '.join(splits)}")
     files = _parquet_files(Path(path)) if Path(path).is_dir() else {}
     with _one_line_errors(f"split {split!r} of {path!r}"):
+        if files and not sum(pq.read_metadata(file).num_rows for file in files[split]):
+            raise UserError(f"{path}: split {split!r} is empty, expected rows")
         if files:
             return load_dataset("parquet", data_files={split: files[split]}, split=split)
         return load_dataset(path, split=split)
@@ -157,6 +160,8 @@ def _one_line_errors(source: str) -> Iterator[None]:
     """The library raises a dozen different errors for a wrong path, no network, a corrupt file or a file of no rows."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "corresponds to no data" in reason:  # how the library says that

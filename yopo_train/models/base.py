@@ -65,8 +65,12 @@ class Family(ABC):
             raise UserError(
                 f"text model {text.model_type!r} cannot be pruned, expected one of: {', '.join(self.text_types)}"
             )
-        if "sliding_attention" in (getattr(text, "layer_types", None) or ()):
+        kinds = getattr(text, "layer_types", None)  # a text model without them slides in every layer, or in none
+        slides = "sliding_attention" in kinds if kinds else getattr(text, "sliding_window", None) is not None
+        if slides:
             raise UserError("a text model with sliding-window attention cannot be pruned, expected full attention")
+        if getattr(text, "attention_dropout", 0.0):
+            raise UserError(f"attention_dropout is {text.attention_dropout}, but a pruned model has none: expected 0")
 
     # -- where the visual tokens are -----------------------------------------------------------------------------
     def image_token_id(self, config: Any) -> int:
@@ -79,7 +83,9 @@ class Family(ABC):
 
     def has_images(self, inputs: Mapping[str, Any]) -> bool:
         """Whether this forward pass brings visual features; a placeholder id without any is an ordinary token."""
-        return inputs.get("pixel_values") is not None or inputs.get("mm_encoder_outputs") is not None
+        # transformers' `generate` hands over an empty mapping where there is no image
+        encoded = inputs.get("mm_encoder_outputs") or {}
+        return inputs.get("pixel_values") is not None or encoded.get("image") is not None
 
     @abstractmethod
     def grids(self, config: Any, counts: list[int], inputs: Mapping[str, Any]) -> list[list[Grid]]:
@@ -120,7 +126,8 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The ``transformers`` model inside a peft wrapper, or the model itself."""
+    """The ``transformers`` model inside DDP's or peft's wrapper, or the model itself."""
+    model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 

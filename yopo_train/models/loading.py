@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
 
 from ..errors import UserError
 from . import family_of
@@ -39,7 +41,7 @@ def load_base(
     Raises
     ------
     UserError
-        Unknown path, no processor, unsupported family or unknown dtype.
+        Unknown path, no processor, unsupported family, unknown dtype, or weights that are missing or damaged.
     """
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}, expected one of: {', '.join(DTYPES)}")
@@ -49,22 +51,31 @@ def load_base(
     processor = _from_pretrained(AutoProcessor, name, "processor", revision=revision)
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise UserError(f"{name} has no processor of a multimodal model: found only {type(processor).__name__}")
-    model = _from_pretrained(
+    model, report = _from_pretrained(
         AutoModelForImageTextToText,
         name,
         "weights",
         revision=revision,
         dtype=dtype,
         attn_implementation=attn_implementation,
+        output_loading_info=True,
     )
+    if missing := sorted(report["missing_keys"]):  # transformers makes them up at random, and warns
+        raise UserError(f"{name} lacks {len(missing)} weights that its config.json asks for, the first is {missing[0]}")
     return model.eval(), processor
 
 
 def _from_pretrained(cls, name: str, what: str, **kwargs):
     """``cls.from_pretrained`` with one clear line instead of the library's paragraphs."""
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise UserError(f"cannot load the {what} of {name!r}: there is no such folder")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what its report says comes as an error
     try:
         return cls.from_pretrained(name, **kwargs)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         where = "local folder" if Path(name).is_dir() else "local folder or Hub model id"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"cannot load the {what} of {name!r} ({where}): {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,15 +1,15 @@
 """The prompt that costs are predicted for and prefill is measured on."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from yopo_train.cost import Prompt, kv_cache_bytes, prefill_flops, visual_flops
 from yopo_train.data.collate import EvalCollator
 from yopo_train.data.rows import Rows
 from yopo_train.errors import UserError
 from yopo_train.models import family_of
+from yopo_train.models.prompt import visual_mask
 from yopo_train.plan import PruningPlan
 
 CANDIDATES = 32
@@ -25,23 +25,10 @@ def typical_batch(model: nn.Module, processor: Any, rows: Rows) -> dict[str, Any
     """
     collate = EvalCollator(processor)
     batches = [collate([rows[index]]) for index in range(min(CANDIDATES, len(rows)))]
-    batches = [batch for batch in batches if _visual_mask(model, batch).any()]
+    batches = [batch for batch in batches if visual_mask(model, batch).any()]
     if not batches:
         raise UserError(f"{rows.source}: none of the first {CANDIDATES} rows has an image, expected one to plan for")
     return sorted(batches, key=lambda batch: batch["input_ids"].shape[1])[len(batches) // 2]
-
-
-def prompt_of(model: nn.Module, batch: Mapping[str, Any]) -> Prompt:
-    """The shape of the prompt in a batch of one."""
-    visual = _visual_mask(model, batch)
-    grids = family_of(model).grids(model.config, visual.sum(dim=1).tolist(), batch)[0]
-    is_text = batch["attention_mask"][0].bool() & ~visual[0]
-    places = visual[0].nonzero().flatten().tolist()
-    before, seen = [], 0
-    for frames, rows, columns in grids:
-        before.append(int(is_text[: places[seen]].sum()))
-        seen += frames * rows * columns
-    return Prompt(grids, int(is_text.sum()), before)
 
 
 def costs(model: nn.Module, plan: PruningPlan | None, prompt: Prompt) -> dict[str, Any]:
@@ -63,8 +50,3 @@ def costs(model: nn.Module, plan: PruningPlan | None, prompt: Prompt) -> dict[st
         "text_tokens": prompt.text_tokens,
     }
     return found
-
-
-def _visual_mask(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    mask = family_of(model).visual_mask(model.config, batch["input_ids"])
-    return mask & batch["attention_mask"].bool()

@@ -12,9 +12,10 @@ from yopo_train.bench import measure_prefill
 from yopo_train.calibration import CalibrationModule, Scores, make_plan
 from yopo_train.evaluation.scorer import GenerationScorer
 from yopo_train.models import model_inputs
+from yopo_train.models.prompt import prompt_of
 from yopo_train.pipeline.context import Context, on_first_rank, say, wait_for_all
 from yopo_train.pipeline.environment import describe_environment
-from yopo_train.pipeline.prompt import costs, prompt_of, typical_batch
+from yopo_train.pipeline.prompt import costs, typical_batch
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import unprune
 from yopo_train.recovery import save_adapter
@@ -137,7 +138,8 @@ def score(context: Context, stage: str, split: str) -> str:
     getattr(trainer, split)(context.module, datamodule=context.data, verbose=False)
     found = scorer.results[name]
     kinds = {key.removeprefix("accuracy/"): value for key, value in found.items() if key.startswith("accuracy/")}
-    samples = len(context.data.rows("test" if split == "test" else "validation"))
+    wait_for_all()
+    samples = (context.run.predictions / f"{name}.jsonl").read_text("utf-8").count("\n")
     result = {"accuracy": found["accuracy"], "kinds": kinds, "samples": samples}
     context.record(f"{split}.{stage}", result | {"seconds": time.perf_counter() - started})
     return f"accuracy {100 * found['accuracy']:.1f} % on {samples} questions"

@@ -99,6 +99,7 @@ class TrainerFactory:
                     filename=self.run.last_checkpoint.stem,
                     every_n_train_steps=CHECKPOINT_EVERY,
                     enable_version_counter=False,
+                    save_on_exception=True,  # ctrl-C loses nothing
                 )
             )
         trainer = self._make(name, [*self.callbacks, *added], logger=self.loggers)

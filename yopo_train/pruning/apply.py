@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import MethodType
@@ -30,7 +32,9 @@ def prune(model: nn.Module, plan: PruningPlan, backend: str = "compact") -> nn.M
     ----------
     model : nn.Module
         A ``transformers`` multimodal model of a supported family, with or without peft LoRA adapters; adapters may
-        also be added afterwards. A model that is pruned already gets the new plan instead of the old one.
+        also be added afterwards (by peft: ``load_adapter`` of transformers and peft's hot-swapping write weights past
+        the state dict, in an order that no longer holds). A model that is pruned already gets the new plan.
+        Weights and gradients are reordered; an optimizer's state is not, so make the optimizer afterwards.
     plan : PruningPlan
         Made for a model of these dimensions.
     backend : str
@@ -52,18 +56,15 @@ def prune(model: nn.Module, plan: PruningPlan, backend: str = "compact") -> nn.M
     _check(base, family, plan, backend)
     unprune(model)
     text_model = family.text_model(base)
-    state = PruneState(plan, backend)
+    state = PruneState(copy.deepcopy(plan), backend)
     text_model.yopo_state = state
     if backend == "compact":
-        for number in range(plan.depth):
-            order, layer = LayerOrder.of_plan(plan, number), text_model.layers[number]
-            permute_layer(layer, order)
-            state.orders[number] = order
-            state.handles.extend(translate_state_dicts(layer, order))
+        with torch.inference_mode(False):
+            _reorder(text_model, state)
         for layer in text_model.layers:
-            layer.forward = MethodType(decoder.layer_forward, layer)
+            _replace_forward(layer, decoder.layer_forward, state)
     forward = decoder.text_model_forward if backend == "compact" else reference.text_model_forward
-    text_model.forward = MethodType(forward, text_model)
+    _replace_forward(text_model, forward, state)
     hook = partial(_announce_visual_tokens, family=family, state=state)
     state.handles.append(family.core(base).register_forward_pre_hook(hook, with_kwargs=True))
     return model
@@ -82,6 +83,8 @@ def unprune(model: nn.Module) -> nn.Module:
         permute_layer(text_model.layers[number], order, inverse=True)
     for module in (text_model, *text_model.layers):
         vars(module).pop("forward", None)
+        if module in state.forwards:
+            module.forward = state.forwards[module]
     return model
 
 
@@ -105,6 +108,20 @@ def dense_mode(model: nn.Module) -> Iterator[nn.Module]:
         state.enabled = before
 
 
+def _reorder(text_model: nn.Module, state: PruneState) -> None:
+    for number in range(state.plan.depth):
+        order, layer = LayerOrder.of_plan(state.plan, number), text_model.layers[number]
+        permute_layer(layer, order)
+        state.orders[number] = order
+        state.handles.extend(translate_state_dicts(layer, order))
+
+
+def _replace_forward(module: nn.Module, function: Callable, state: PruneState) -> None:
+    if "forward" in vars(module):
+        state.forwards[module] = vars(module)["forward"]
+    module.forward = MethodType(function, module)
+
+
 def _state(model: nn.Module) -> PruneState | None:
     base = unwrap(model)
     return getattr(family_of(base).text_model(base), "yopo_state", None)
@@ -117,7 +134,10 @@ def _check(base: nn.Module, family: Family, plan: PruningPlan, backend: str) -> 
         raise UserError(f"the plan's semantics are {plan.semantics!r}: only the reference backend computes them")
     plan.check(family.dims(base.config), f"model {base.config._name_or_path or type(base).__name__}")
     family.check_text_model(base.config)
-    for name, module in family.text_model(base).layers.named_modules():
+    layers = family.text_model(base).layers
+    if any(parameter.is_meta for parameter in layers.parameters()):
+        raise UserError("layers whose weights are offloaded (device meta) cannot be pruned, expected loaded weights")
+    for name, module in layers.named_modules():
         if name.endswith("_proj") and (reason := unsupported(module)):
             raise UserError(f"layer {name} cannot be pruned: {reason}")
 
@@ -126,14 +146,17 @@ def _announce_visual_tokens(
     core: nn.Module, args: tuple, kwargs: dict[str, Any], family: Family, state: PruneState
 ) -> tuple[tuple, dict[str, Any]]:
     """Forward pre-hook of the multimodal core: tells the text model which tokens are visual."""
-    if not state.enabled or not family.has_images(kwargs):
+    names = list(inspect.signature(type(core).forward).parameters)[1:]
+    args, kwargs = (), {**dict(zip(names, args, strict=False)), **kwargs}
+    if not state.prunes or not family.has_images(kwargs):
         return args, kwargs
-    input_ids = kwargs.get("input_ids", args[0] if args else None)
+    input_ids = kwargs.get("input_ids")
     if input_ids is None:
         raise UserError("a pruned model needs input_ids to find the visual tokens, found only inputs_embeds")
     mask = family.visual_mask(core.config, input_ids)
     attention_mask = kwargs.get("attention_mask")
-    if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2:
+    fits = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2
+    if fits and attention_mask.shape[1] >= mask.shape[1]:  # the decoder refuses one that is too short
         mask = mask & attention_mask[:, -mask.shape[1] :].bool()
     grids = family.grids(core.config, mask.sum(1).tolist(), kwargs)
     return args, {**kwargs, "visual_tokens": VisualTokens(mask, grids)}

@@ -81,8 +81,8 @@ class AttentionPass:
     def _make_mask(self, queries: str, keys: str) -> Tensor | None:
         query = self.layout.text_positions if queries == "text" else self.layout.visual_positions
         key = self.index.text if keys == "text" else torch.cat((self.index.visual, self.index.text), 1)
-        if query.shape[1] == 1 and not self.index.ragged:
-            return None  # one new token, and all that is cached came before it
+        if query.shape[1] == 1 and self.layout.n_visual == 0 and not self.index.ragged:
+            return None  # one new token and nothing else: all that is cached came before it
         query, key = query[:, :, None], key[:, None, :]
         return ((key >= 0) & (key <= query) | (query < 0)).unsqueeze(1)
 

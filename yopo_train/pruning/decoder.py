@@ -62,6 +62,8 @@ def text_model_forward(
     checkpointing = self.training and any(getattr(layer, "gradient_checkpointing", False) for layer in self.layers)
     wants_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
     cache = None
+    if checkpointing and past_key_values is not None and past_key_values.get_seq_length():
+        raise UserError("gradient checkpointing cannot continue a filled KV cache, expected past_key_values=None")
     if not checkpointing and (wants_cache or past_key_values is not None):
         cache = compact_cache(past_key_values, len(self.layers), state.tag)
     past = cache.layers[0].index if cache is not None else None
@@ -73,7 +75,7 @@ def text_model_forward(
         position_ids = torch.arange(seen, seen + tokens, device=inputs_embeds.device).unsqueeze(0)
     cos, sin = (x.expand(batch, *x.shape[1:]) for x in self.rotary_emb(inputs_embeds, position_ids=position_ids))
     attention = AttentionPass(layout, state.plan.radius, past, self.layers[0].self_attn.scaling)
-    split = state.enabled and (layout.n_visual > 0 or cache is not None)
+    split = state.prunes and (layout.n_visual > 0 or cache is not None)
 
     hidden, cos, sin = layout.pack(inputs_embeds), layout.pack(cos), layout.pack(sin)
     if state.plan.depth == 0:
@@ -173,6 +175,8 @@ def _new_columns(attention_mask: Tensor | None, batch: int, tokens: int, device)
         return torch.ones(batch, tokens, dtype=torch.bool, device=device)
     if attention_mask.dim() != 2:
         raise UserError(f"attention_mask has {attention_mask.dim()} dimensions, expected 2 (batch, tokens)")
+    if attention_mask.shape[1] < tokens:
+        raise UserError(f"attention_mask has {attention_mask.shape[1]} columns for {tokens} tokens")
     return attention_mask[:, -tokens:].bool()
 
 

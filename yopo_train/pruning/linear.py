@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 
 def split_rows(module: nn.Module, x: Tensor, n_visual: int, k: int) -> tuple[Tensor, Tensor]:
     """Outputs ``[:k]`` of all packed tokens and outputs ``[k:]`` of the text tokens.
@@ -89,6 +91,8 @@ def _parts(module: nn.Module) -> tuple[Tensor, Tensor | None, list[_Adapter]]:
     """Weight, bias and the active LoRA adapters of a linear layer."""
     if type(module) is nn.Linear:
         return module.weight, module.bias, []
+    if reason := unsupported(module):  # adapters may have come after the plan
+        raise UserError(f"a linear layer cannot be pruned: {reason}")
     base = module.get_base_layer()
     if module.disable_adapters or module.merged:
         return base.weight, base.bias, []

@@ -67,12 +67,13 @@ class LayerOrder:
 
 
 def permute_layer(layer: nn.Module, order: LayerOrder, inverse: bool = False) -> None:
-    """Reorder a decoder layer's weights in place; ``inverse`` restores them bit for bit."""
+    """Reorder a decoder layer's weights and gradients in place; ``inverse`` restores them bit for bit."""
     with torch.no_grad():
         for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
-            permuted = _permuted(name, tensor, order, inverse)
-            if permuted is not tensor:
-                tensor.copy_(permuted)
+            for part in (tensor, tensor.grad):
+                permuted = part if part is None else _permuted(name, part, order, inverse)
+                if permuted is not part:
+                    part.copy_(permuted)
 
 
 def translate_state_dicts(layer: nn.Module, order: LayerOrder) -> list[RemovableHandle]:

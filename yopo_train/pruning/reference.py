@@ -48,11 +48,8 @@ class Masks:
             self.window = both & same & near
         if official:
             self.base = self.base | self.window
-        to_visual = self.visual[:, None, :]
-        allowed = self.base if radius is None else self.base & (~both | self.window)
-        self.active = allowed
-        self.inactive = self.base & ~to_visual & ~self.visual[:, :, None]
-        self.text_only = self.base & ~to_visual & ~self.visual[:, :, None]
+        self.active = self.base if radius is None else self.base & (~both | self.window)
+        self.text_only = self.base & ~self.visual[:, None, :] & ~self.visual[:, :, None]
 
 
 def text_model_forward(
@@ -81,16 +78,15 @@ def text_model_forward(
     rope = tuple(x.expand(batch, *x.shape[1:]) for x in self.rotary_emb(hidden, position_ids=position_ids))
     for number, layer in enumerate(self.layers):
         hidden = _layer(layer, hidden, number, state.plan, masks, rope, official)
-        if number >= state.plan.depth - 1:
+        if number >= state.plan.depth - 1 and state.prunes:
             hidden = hidden.masked_fill(masks.visual[:, :, None], 0.0)
-    hidden = self.norm(hidden).masked_fill(masks.visual[:, :, None], 0.0)
-    return BaseModelOutputWithPast(last_hidden_state=hidden)
+    return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
 
 
 def _layer(layer: nn.Module, hidden: Tensor, number: int, plan: PruningPlan, masks: Masks, rope, official) -> Tensor:
     heads = plan.heads[number].to(hidden.device)
     if number < plan.depth:
-        seen = torch.where(heads[:, None, None], masks.active[:, None], masks.inactive[:, None])
+        seen = torch.where(heads[:, None, None], masks.active[:, None], masks.text_only[:, None])
     else:
         seen = masks.text_only[:, None]
     hidden = hidden + _attention(layer.self_attn, layer.input_layernorm(hidden), seen, masks, rope, official)

@@ -79,6 +79,8 @@ class YopoModule(LightningModule):
             raise UserError(f"model.plan is {plan}, expected null beside model.pruning: give only one of the two")
         if pruning is not None:
             pruning.check()
+        if max_new_tokens < 1:
+            raise UserError(f"model.max_new_tokens is {max_new_tokens}, expected a number >= 1")
         self.base, self.revision, self.base_dtype = base, revision, dtype
         self.tuning, self.lora_options, self.optimizer_options = tuning, lora, optimizer
         self.pruning, self.plan_file, self.backend = pruning, plan, backend

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from yopo_train.errors import UserError
 from yopo_train.models import family_of
 from yopo_train.models.base import rotate
+from yopo_train.models.prompt import real_tokens, visual_mask
 from yopo_train.plan import ModelDims
 
 CHUNK = 2**24
@@ -72,10 +73,7 @@ def find_samples(model: nn.Module, inputs: Mapping[str, Any], names: list[str]) 
     UserError
         An image without any text behind it, which leaves nothing to measure.
     """
-    input_ids = inputs["input_ids"]
-    mask = inputs.get("attention_mask")
-    valid = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
-    visual = family_of(model).visual_mask(model.config, input_ids) & valid
+    valid, visual = real_tokens(inputs), visual_mask(model, inputs)
     samples = []
     for row in visual.any(dim=1).nonzero().flatten().tolist():
         keys = valid[row].nonzero().flatten()

@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..cost import Grid
 from ..errors import UserError
 from ..plan import ModelDims
-
-Grid = tuple[int, int, int]
-"""(frames, rows, columns) of the visual tokens of one image."""
 
 
 class Family(ABC):

@@ -16,7 +16,7 @@ def prompt_of(model: nn.Module, batch: Mapping[str, Any]) -> Prompt:
     """The shape of the first prompt in a batch, for the cost formulas."""
     config, visual = unwrap(model).config, visual_mask(model, batch)
     grids = family_of(model).grids(config, visual.sum(dim=1).tolist(), batch)[0]
-    is_text = _real(batch)[0] & ~visual[0]
+    is_text = real_tokens(batch)[0] & ~visual[0]
     places = visual[0].nonzero().flatten().tolist()
     before, seen = [], 0
     for frames, rows, columns in grids:
@@ -27,9 +27,10 @@ def prompt_of(model: nn.Module, batch: Mapping[str, Any]) -> Prompt:
 
 def visual_mask(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Visual tokens of a batch, padding left out: bool ``(batch, tokens)``."""
-    return family_of(model).visual_mask(unwrap(model).config, batch["input_ids"]) & _real(batch)
+    return family_of(model).visual_mask(unwrap(model).config, batch["input_ids"]) & real_tokens(batch)
 
 
-def _real(batch: Mapping[str, Any]) -> Tensor:
+def real_tokens(batch: Mapping[str, Any]) -> Tensor:
+    """Tokens that are not padding: bool ``(batch, tokens)``."""
     mask = batch.get("attention_mask")
     return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()

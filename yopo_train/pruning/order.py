@@ -50,7 +50,7 @@ class LayerOrder:
         """The order of one layer below the visual depth."""
         dims = plan.dims
         group = dims.heads // dims.kv_heads
-        needed = plan.heads[layer].view(dims.kv_heads, group).any(1)
+        needed = plan.kv_heads_needed(layer)
         heads, kv_heads = active_first(plan.heads[layer]), active_first(needed)
         place_of_kv = kv_heads.argsort()
         return cls(

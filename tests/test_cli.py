@@ -136,6 +136,11 @@ def test_a_configuration_that_is_no_yaml(tmp_path, capsys):
     assert "line 2" in refused(["fit", "--config", str(tmp_path / "bad.yaml")], capsys)
 
 
+def test_a_configuration_that_is_no_text(tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_bytes(b"model: \xff\xfe")
+    assert "UTF-8" in refused(["fit", "--config", str(tmp_path / "bad.yaml")], capsys)
+
+
 def test_a_missing_key_is_named(tmp_path, capsys):
     (tmp_path / "short.yaml").write_text("run_dir: x\nmodel: {base: y}\n")
     error = refused(["fit", "--config", str(tmp_path / "short.yaml")], capsys)
@@ -207,6 +212,12 @@ def test_a_folder_that_holds_another_run(option, culprit, config, tmp_path, caps
     error = refused(["fit", "--config", str(config), option], capsys)
     assert culprit in error and str(tmp_path / "run") in error
     assert snapshot(tmp_path / "run") == before
+
+
+def test_the_same_folder_spelled_otherwise_is_the_same_run(config, tmp_path, capsys):
+    assert main(["calibrate", "--config", str(config)]) == 0
+    base = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]["base"]
+    assert main(["calibrate", "--config", str(config), f"--model.base={base}/"]) == 0
 
 
 def test_a_folder_of_other_files(config, tmp_path, capsys):

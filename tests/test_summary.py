@@ -97,3 +97,9 @@ def test_runs_that_differ_in_the_seed_are_averaged(tmp_path):
 def test_a_folder_without_scores_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"results\.json"):
         compare([tmp_path])
+
+
+def test_a_run_given_twice_is_refused(tmp_path):
+    run = make_run(tmp_path / "a", results(0.8, 0.4), budget=0.25)
+    with pytest.raises(UserError, match="twice"):
+        compare([run, f"{run}/../a"])

@@ -172,7 +172,10 @@ class YopoCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """As LightningCLI does, without a warning for arguments that do not come from the shell."""
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except UnicodeDecodeError as error:
+            raise UserError(f"a file given with --config is not UTF-8 text: {error}") from None
         seed = self.config[self.config.subcommand].seed_everything
         if not 0 <= seed < 2**32:
             raise UserError(f"seed_everything is {seed}, expected 0 to {2**32 - 1}")

@@ -105,7 +105,7 @@ class RunFolder:
             return
         there, here = flatten(self.read_config()), flatten(config)
         for key in sorted(there.keys() | here.keys(), key=_rank):
-            if self._counts(key) and there.get(key) != here.get(key):
+            if self._counts(key) and not _same(there.get(key), here.get(key)):
                 raise UserError(
                     f"run_dir {self.path} holds another run: {key} is {there.get(key)!r} there and {here.get(key)!r} "
                     "here; choose another run_dir, or delete that folder"
@@ -209,6 +209,13 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _same(there: Any, here: Any) -> bool:
+    """Whether two values mean the same: a folder may be spelled in several ways."""
+    if isinstance(there, str) and isinstance(here, str):
+        return there == here or os.path.realpath(there) == os.path.realpath(here)
+    return there == here
 
 
 def _under(key: str, names: tuple[str, ...]) -> bool:

@@ -1,5 +1,6 @@
 """The table that closes a run, its file ``summary.md``, and the comparison of several runs."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,11 @@ def compare(paths: Sequence[str | Path]) -> Table:
     Raises
     ------
     UserError
-        A folder without scores.
+        A folder without scores, or one that is given twice.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
+    if twice := [path for path, times in Counter(Path(path).resolve() for path in paths).items() if times > 1]:
+        raise UserError(f"{twice[0]}: given twice, expected different runs")
     for path in paths:
         run = RunFolder(path)
         results = run.results()

@@ -98,3 +98,11 @@ def test_an_adapter_that_does_not_fit_is_refused(tmp_path):
     (folder / "adapter_model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="does not fit"):
         load_adapter(toy_llava(), folder)
+
+
+def test_an_adapter_of_an_unknown_type(tmp_path):
+    save_adapter(with_random_adapter(toy_llava()), tmp_path / "adapter", "org/base", None)
+    settings = tmp_path / "adapter" / "adapter_config.json"
+    settings.write_text(settings.read_text().replace('"LORA"', '"MAGIC"'))
+    with pytest.raises(UserError, match="does not fit"):
+        load_adapter(toy_llava(), tmp_path / "adapter")

@@ -98,7 +98,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> PeftModel:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
             loaded = PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: the adapter does not fit the model: {str(error).splitlines()[0]}") from error
     expected = set(get_peft_model_state_dict(loaded, save_embedding_layers=False))
     if found != expected:

@@ -1,7 +1,13 @@
 """Tiny random models of the real classes, and random batches for them."""
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    SiglipVisionConfig,
+)
 
 from yopo_train.models import family_of
 from yopo_train.plan import ModelDims, PruningPlan
@@ -12,14 +18,18 @@ SIDE = 4  # 4 x 4 visual tokens an image
 VISUAL = SIDE * SIDE
 
 
-def toy_llava(kv_heads: int = 4, layers: int = 4, seed: int = 0) -> LlavaForConditionalGeneration:
+def toy_llava(
+    kv_heads: int = 4, layers: int = 4, seed: int = 0, tower: type = CLIPVisionConfig, vision_layers: int = 2, **config
+) -> LlavaForConditionalGeneration:
     """A LLaVA of 4 layers and 4 heads with weights large enough that every mechanism changes the output."""
     torch.manual_seed(seed)
+    if tower is SiglipVisionConfig:  # no class token
+        config = {"vision_feature_select_strategy": "full", **config}
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(
+        vision_config=tower(
             hidden_size=32,
             intermediate_size=48,
-            num_hidden_layers=2,
+            num_hidden_layers=vision_layers,
             num_attention_heads=2,
             image_size=4 * SIDE,
             patch_size=4,
@@ -36,6 +46,7 @@ def toy_llava(kv_heads: int = 4, layers: int = 4, seed: int = 0) -> LlavaForCond
             eos_token_id=2,
         ),
         image_token_index=IMAGE_TOKEN,
+        **config,
     )
     model = LlavaForConditionalGeneration(config).eval()
     for parameter in model.parameters():

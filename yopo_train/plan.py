@@ -73,7 +73,8 @@ class PruningPlan:
     channels
         Active FFN channels, bool ``(layers, intermediate)``; rows ``>= depth`` are all False.
     radius
-        Neighbor radius, 0 sees only itself; None is no restriction (the paper's window is ``2 * radius + 1``).
+        Neighbor radius, 0 sees only itself (the paper's window is ``2 * radius + 1``). None is no restriction: a visual
+        query sees every earlier visual token of its sample, other images' too.
     depth
         Visual depth D, ``0 .. layers``.
     base_model, revision

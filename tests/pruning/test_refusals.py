@@ -7,7 +7,7 @@ from toy import random_plan, text_logits, toy_batch, toy_dims, toy_llava
 
 from yopo_train.errors import UserError
 from yopo_train.plan import PruningPlan
-from yopo_train.pruning import active_plan, prune
+from yopo_train.pruning import active_plan, dense_mode, prune
 
 BATCH = toy_batch([[3, "image", 4]])
 
@@ -28,10 +28,10 @@ def test_adapter_that_comes_after_the_plan_and_cannot_be_sliced():
         get_peft_model(model, LoraConfig(use_dora=True, target_modules=targets))(**BATCH)
 
 
-def test_offloaded_weights():
+def test_missing_weights():
     model = toy_llava()
     model.model.language_model.layers[1].to("meta")
-    with pytest.raises(UserError, match="offloaded"):
+    with pytest.raises(UserError, match=r"layer 1.self_attn.q_proj has no weights .* expected loaded or offloaded"):
         prune(model, random_plan(toy_dims(toy_llava()), 3, 1))
 
 
@@ -55,10 +55,11 @@ def test_official_semantics_need_the_reference_backend():
         prune(toy_llava(), plan)
 
 
-def test_layer_kind_that_cannot_be_sliced():
+def test_adapter_that_looks_at_whole_sequences():
     targets = ["language_model.layers.0.self_attn.q_proj"]
-    model = get_peft_model(toy_llava(), LoraConfig(use_dora=True, target_modules=targets))
-    with pytest.raises(UserError, match="q_proj cannot be pruned: LoRA variants"):
+    options = {"alora_invocation_tokens": [5, 6], "task_type": "CAUSAL_LM"}
+    model = get_peft_model(toy_llava(), LoraConfig(target_modules=targets, **options))
+    with pytest.raises(UserError, match="q_proj cannot be pruned: activated LoRA"):
         prune(model, random_plan(toy_dims(toy_llava()), 3, 1))
 
 
@@ -96,6 +97,51 @@ def test_embeddings_hide_which_tokens_are_visual():
     embeds = model.get_input_embeddings()(BATCH["input_ids"])
     with pytest.raises(UserError, match="needs input_ids"):
         model(inputs_embeds=embeds, pixel_values=BATCH["pixel_values"])
+
+
+def pruned_toy():
+    return prune(toy_llava(), random_plan(toy_dims(toy_llava()), 3, 1))
+
+
+@pytest.mark.parametrize("samples", [[["image"]], [[3, "image"]], [["image", 4], [3, "image"]]])
+@pytest.mark.parametrize("backend", ["compact", "reference"])
+def test_prompt_that_ends_in_an_image_has_no_answer(samples, backend):
+    model = prune(toy_llava(), random_plan(toy_dims(toy_llava()), 3, 1), backend)
+    batch, last = toy_batch(samples), len(samples) - 1
+    with pytest.raises(UserError, match=f"sample {last} of the batch ends in a visual token"):
+        model.generate(**batch, max_new_tokens=2, use_cache=backend == "compact")
+    with pytest.raises(UserError, match="expected text behind the last image"):
+        model(**batch, logits_to_keep=1, use_cache=False)
+    with dense_mode(model):
+        model(**batch, logits_to_keep=1, use_cache=False)
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [(3, "token 3 of sample 0 has a label and is a visual token"), (19, "stands right behind a visual token")],
+)
+def test_labels_that_only_a_visual_token_could_predict(token, message):
+    labels = torch.full_like(BATCH["input_ids"], -100)
+    labels[0, 20:] = BATCH["input_ids"][0, 20:]
+    model = get_peft_model(pruned_toy(), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    assert model(**BATCH, labels=labels).loss > 0
+    labels[0, token] = 5
+    with pytest.raises(UserError, match=message):
+        model(**BATCH, labels=labels)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_other_number_of_images_than_of_placeholders(images):
+    """transformers' own error, which the engine must not hide."""
+    batch = toy_batch([[3, "image", 1, "image", 2]])
+    pixels = batch["pixel_values"][:1].expand(images, -1, -1, -1)
+    with pytest.raises(ValueError, match="Image features and image tokens do not match"):
+        pruned_toy()(**{**batch, "pixel_values": pixels})
+
+
+def test_image_without_a_placeholder():
+    with pytest.raises(ValueError, match="Image features and image tokens do not match"):
+        pruned_toy()(input_ids=torch.tensor([[5, 6, 7]]), pixel_values=BATCH["pixel_values"])
 
 
 def test_prompt_that_is_only_an_image():

@@ -26,7 +26,9 @@ def with_lora(model, seed=0, **options):
 
 
 def loss_and_gradients(model, **kwargs):
-    labels = BATCH["input_ids"].masked_fill((BATCH["attention_mask"] == 0) | (BATCH["input_ids"] == 98), -100)
+    visual = BATCH["input_ids"] == 98
+    visual[:, 1:] |= visual[:, :-1].clone()  # nor can the token behind an image be predicted: from nothing
+    labels = BATCH["input_ids"].masked_fill((BATCH["attention_mask"] == 0) | visual, -100)
     model.zero_grad()
     loss = model(**BATCH, labels=labels, **kwargs).loss
     loss.backward()

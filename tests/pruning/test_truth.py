@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy import SIDE, random_plan, text_logits, toy_batch, toy_dims, toy_llava
+from toy import IMAGE_TOKEN, SIDE, VISUAL, random_plan, text_logits, toy_batch, toy_dims, toy_llava
 
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import prune, unprune
@@ -39,6 +39,23 @@ def batches(draw):
 def test_compact_equals_reference(data, kv_heads, batch):
     model = MODELS[kv_heads]
     plan = data.draw(plans(toy_dims(model)))
+    try:
+        compact = text_logits(prune(model, plan), batch)
+        reference = text_logits(prune(model, plan, backend="reference"), batch, use_cache=False)
+    finally:
+        unprune(model)
+    torch.testing.assert_close(compact, reference, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("radius", [None, 1])
+@pytest.mark.parametrize("place", [1, 6, 15])
+def test_placeholder_run_that_text_interrupts(radius, place):
+    """Tokens take the places of the grid in their order, wherever in the prompt they stand."""
+    model, batch = MODELS[2], toy_batch([[3, "image", 4], [2, "image", 1, "image", 2]])
+    ids = batch["input_ids"]
+    start = int((ids[0] == IMAGE_TOKEN).nonzero()[0])
+    ids[0, start + place], ids[0, start + VISUAL] = ids[0, start + VISUAL].item(), IMAGE_TOKEN
+    plan = random_plan(toy_dims(model), 3, radius, seed=1)
     try:
         compact = text_logits(prune(model, plan), batch)
         reference = text_logits(prune(model, plan, backend="reference"), batch, use_cache=False)

@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from toy import random_plan, toy_batch, toy_dims, toy_llava
+from toy import VISUAL, random_plan, toy_batch, toy_dims, toy_llava
 
 from yopo_train.calibration import PlanConfig
 from yopo_train.errors import UserError
@@ -47,6 +47,16 @@ def test_the_loss_is_the_models_own(pruned):
     for name, weight in model.named_parameters():
         if name in gradients:
             torch.testing.assert_close(gradients[name], weight.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_a_label_that_only_a_visual_token_could_predict():
+    model, batch = toy_llava(), labelled_batch()
+    behind = 3 + VISUAL  # of the first sample
+    batch["labels"][0, behind] = batch["input_ids"][0, behind]
+    assert answer_loss(model, batch).isfinite()
+    prune(model, random_plan(toy_dims(model), depth=3, radius=1))
+    with pytest.raises(UserError, match=f"token {behind} of sample 0 .* right behind a visual token"):
+        answer_loss(model, batch)
 
 
 def test_warm_up_and_cosine():

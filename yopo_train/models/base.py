@@ -85,6 +85,18 @@ class Family(ABC):
         encoded = inputs.get("mm_encoder_outputs") or {}
         return inputs.get("pixel_values") is not None or encoded.get("image") is not None
 
+    def unread_vision_layers(self, core: nn.Module, arguments: Mapping[str, Any]) -> list[nn.Module]:
+        """Layers of the vision tower behind the one whose output the projector reads.
+
+        Parameters
+        ----------
+        core : nn.Module
+            What :meth:`core` returns.
+        arguments : mapping
+            Of the call of its ``get_image_features``.
+        """
+        return []
+
     @abstractmethod
     def grids(self, config: Any, counts: list[int], inputs: Mapping[str, Any]) -> list[list[Grid]]:
         """The grids of each sample's images, in the order in which their tokens stand.

@@ -5,6 +5,9 @@ from __future__ import annotations
 from ..errors import UserError
 from .base import Family, fixed_grid
 
+CLASS_TOKEN = {"clip_vision_model": True, "siglip_vision_model": False}
+"""Vision towers, and whether a class token stands in front of their patches."""
+
 
 class Llava(Family):
     """``LlavaForConditionalGeneration`` (``llava-hf/llava-1.5-*``): 24 x 24 visual tokens an image at 336 pixels."""
@@ -12,10 +15,28 @@ class Llava(Family):
     model_types = ("llava",)
 
     def grids(self, config, counts, inputs):
-        if config.vision_feature_select_strategy != "default":
+        tower = config.vision_config.model_type
+        if tower not in CLASS_TOKEN:
+            raise UserError(f"vision tower {tower!r} has no known grid, expected one of: {', '.join(CLASS_TOKEN)}")
+        strategy = inputs.get("vision_feature_select_strategy") or config.vision_feature_select_strategy
+        expected = "default" if CLASS_TOKEN[tower] else "full"
+        if strategy != expected:
+            reason = (
+                "its class token has no place on the grid"
+                if CLASS_TOKEN[tower]
+                else "it has no class token, and the first patch would be dropped in place of it"
+            )
             raise UserError(
-                f"config.vision_feature_select_strategy is {config.vision_feature_select_strategy!r}, expected "
-                "'default': a class token has no place on the grid"
+                f"vision_feature_select_strategy is {strategy!r}, expected {expected!r} with a {tower}: {reason}"
             )
         side = config.vision_config.image_size // config.vision_config.patch_size
         return fixed_grid(counts, (1, side, side), f"{side} x {side} per image")
+
+    def unread_vision_layers(self, core, arguments):
+        count = core.config.vision_config.num_hidden_layers
+        read = arguments.get("vision_feature_layer")
+        read = core.config.vision_feature_layer if read is None else read
+        # hidden state i is what layer i reads; there is one more than layers
+        last = max(index % (count + 1) for index in ([read] if isinstance(read, int) else read))
+        tower = getattr(core.vision_tower, "vision_model", core.vision_tower)
+        return list(tower.encoder.layers[last:]) if hasattr(tower, "encoder") else []

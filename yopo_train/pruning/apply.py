@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from types import MethodType
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,10 +14,11 @@ from ..errors import UserError
 from ..models import Family, family_of, unwrap
 from ..plan import PruningPlan
 from . import decoder, reference
-from .layout import VisualTokens
-from .linear import unsupported
-from .order import LayerOrder, permute_layer, translate_state_dicts
+from .inputs import announce_visual_tokens, answerable_forward
+from .linear import refuse_token_mixing, unsliceable
+from .order import BLOCKS, LayerOrder, permute_layer, translate_state_dicts
 from .state import PruneState
+from .vision import features_without_unread_layers
 
 BACKENDS = ("compact", "reference")
 
@@ -35,56 +33,58 @@ def prune(model: nn.Module, plan: PruningPlan, backend: str = "compact") -> nn.M
         also be added afterwards (by peft: ``load_adapter`` of transformers and peft's hot-swapping write weights past
         the state dict, in an order that no longer holds). A model that is pruned already gets the new plan.
         Weights and gradients are reordered; an optimizer's state is not, so make the optimizer afterwards.
+        Linear layers that cannot be sliced (quantized, offloaded by accelerate, DoRA) are computed whole, with one
+        warning. FSDP2 may shard the model before or after; ``torch.compile`` works, with graph breaks.
     plan : PruningPlan
-        Made for a model of these dimensions.
+        Made for a model of these dimensions. Without a radius a visual query sees every earlier visual token of its
+        sample, those of other images too; with one, only its own image and frame.
     backend : str
         ``compact`` skips the pruned work; ``reference`` computes everything and masks it, for comparison.
 
     Returns
     -------
     nn.Module
-        The same model. Its inputs, outputs, ``generate`` and state dict are those of the base model.
+        The same model. Its inputs, outputs, ``generate`` and state dict are those of the base model, with these
+        exceptions: hidden states and logits of visual tokens are zeros, so that neither an answer nor a label may
+        follow from one; of the vision tower's own outputs ``get_image_features`` gives only what was computed. Forward
+        hooks on q/k/v/o/gate/up/down projections see no call that is split between visual and text tokens.
 
     Raises
     ------
     UserError
-        A plan of other dimensions, an unsupported model, layer kind or backend, or ``semantics: official`` with the
-        compact backend.
+        A plan of other dimensions, an unsupported model, layer kind or backend, layers on several devices, or
+        ``semantics: official`` with the compact backend.
     """
     base = unwrap(model)
     family = family_of(base)
     _check(base, family, plan, backend)
     unprune(model)
-    text_model = family.text_model(base)
+    core, text_model = family.core(base), family.text_model(base)
     state = PruneState(copy.deepcopy(plan), backend)
-    text_model.yopo_state = state
+    forward = decoder.text_model_forward if backend == "compact" else reference.text_model_forward
+    state.replace(text_model, "forward", forward)
     if backend == "compact":
         with torch.inference_mode(False):
             _reorder(text_model, state)
         for layer in text_model.layers:
-            _replace_forward(layer, decoder.layer_forward, state)
-    forward = decoder.text_model_forward if backend == "compact" else reference.text_model_forward
-    _replace_forward(text_model, forward, state)
-    hook = partial(_announce_visual_tokens, family=family, state=state)
-    state.handles.append(family.core(base).register_forward_pre_hook(hook, with_kwargs=True))
+            state.replace(layer, "forward", decoder.layer_forward)
+        state.replace(core, "get_image_features", features_without_unread_layers(core, family))
+    state.replace(base, "forward", answerable_forward(base, family))
+    announce_visual_tokens(core, family, state)
     return model
 
 
 def unprune(model: nn.Module) -> nn.Module:
     """Take the plan off: weights are bit-equal to those before :func:`prune`. Does nothing on an unpruned model."""
     base = unwrap(model)
-    text_model = family_of(base).text_model(base)
-    state: PruneState | None = vars(text_model).pop("yopo_state", None)
+    state = _state(base)
     if state is None:
         return model
-    for handle in state.handles:
-        handle.remove()
+    state.check_still_there()
+    layers = family_of(base).text_model(base).layers
     for number, order in state.orders.items():
-        permute_layer(text_model.layers[number], order, inverse=True)
-    for module in (text_model, *text_model.layers):
-        vars(module).pop("forward", None)
-        if module in state.forwards:
-            module.forward = state.forwards[module]
+        permute_layer(layers[number], order, inverse=True)
+    state.put_back()
     return model
 
 
@@ -96,7 +96,10 @@ def active_plan(model: nn.Module) -> PruningPlan | None:
 
 @contextmanager
 def dense_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Within this context a pruned model computes what the base model computes (a teacher, without a second model)."""
+    """Within this context a pruned model computes what the base model computes (a teacher, without a second model).
+
+    It holds for the plan that is on the model now: a :func:`prune` within the context puts on a new one, which prunes.
+    """
     state = _state(model)
     if state is None:
         yield model
@@ -109,17 +112,29 @@ def dense_mode(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _reorder(text_model: nn.Module, state: PruneState) -> None:
+    whole = {}
     for number in range(state.plan.depth):
-        order, layer = LayerOrder.of_plan(state.plan, number), text_model.layers[number]
+        layer = text_model.layers[number]
+        reasons = _unsliceable_blocks(layer)
+        whole.update({f"layers.{number}.{name}": reason for name, reason in reasons.items()})
+        order = LayerOrder.of_plan(state.plan, number, frozenset(name.split(".")[0] for name in reasons))
         permute_layer(layer, order)
         state.orders[number] = order
         state.handles.extend(translate_state_dicts(layer, order))
+    if whole:
+        name, reason = next(iter(whole.items()))
+        warnings.warn(
+            f"{len(whole)} linear layers cannot be sliced ({name}: {reason}): their blocks compute all heads or "
+            "channels for visual tokens too, which is as exact as ever but slower than the plan promises",
+            stacklevel=3,
+        )
 
 
-def _replace_forward(module: nn.Module, function: Callable, state: PruneState) -> None:
-    if "forward" in vars(module):
-        state.forwards[module] = vars(module)["forward"]
-    module.forward = MethodType(function, module)
+def _unsliceable_blocks(layer: nn.Module) -> dict[str, str]:
+    """The projections that keep their blocks in the base model's order, and why."""
+    names = [f"{block}.{name}" for block, projections in BLOCKS.items() for name in projections]
+    reasons = {name: unsliceable(layer.get_submodule(name)) for name in names}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def _state(model: nn.Module) -> PruneState | None:
@@ -135,28 +150,12 @@ def _check(base: nn.Module, family: Family, plan: PruningPlan, backend: str) -> 
     plan.check(family.dims(base.config), f"model {base.config._name_or_path or type(base).__name__}")
     family.check_text_model(base.config)
     layers = family.text_model(base).layers
-    if any(parameter.is_meta for parameter in layers.parameters()):
-        raise UserError("layers whose weights are offloaded (device meta) cannot be pruned, expected loaded weights")
     for name, module in layers.named_modules():
-        if name.endswith("_proj") and (reason := unsupported(module)):
-            raise UserError(f"layer {name} cannot be pruned: {reason}")
-
-
-def _announce_visual_tokens(
-    core: nn.Module, args: tuple, kwargs: dict[str, Any], family: Family, state: PruneState
-) -> tuple[tuple, dict[str, Any]]:
-    """Forward pre-hook of the multimodal core: tells the text model which tokens are visual."""
-    names = list(inspect.signature(type(core).forward).parameters)[1:]
-    args, kwargs = (), {**dict(zip(names, args, strict=False)), **kwargs}
-    if not state.prunes or not family.has_images(kwargs):
-        return args, kwargs
-    input_ids = kwargs.get("input_ids")
-    if input_ids is None:
-        raise UserError("a pruned model needs input_ids to find the visual tokens, found only inputs_embeds")
-    mask = family.visual_mask(core.config, input_ids)
-    attention_mask = kwargs.get("attention_mask")
-    fits = isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2
-    if fits and attention_mask.shape[1] >= mask.shape[1]:  # the decoder refuses one that is too short
-        mask = mask & attention_mask[:, -mask.shape[1] :].bool()
-    grids = family.grids(core.config, mask.sum(1).tolist(), kwargs)
-    return args, {**kwargs, "visual_tokens": VisualTokens(mask, grids)}
+        if name.endswith("_proj"):
+            refuse_token_mixing(module, name)
+        offloaded = any(parameter.is_meta for parameter in module.parameters(recurse=False))
+        if offloaded and not hasattr(module, "_hf_hook"):  # accelerate's, which loads the weights for each call
+            raise UserError(f"layer {name} has no weights (device meta), expected loaded or offloaded ones")
+    devices = sorted({str(parameter.device) for parameter in layers.parameters() if not parameter.is_meta})
+    if len(devices) > 1:
+        raise UserError(f"the decoder layers are spread over {', '.join(devices)}, expected one device (or offloading)")

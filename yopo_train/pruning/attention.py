@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cache import CacheIndex, CompactCacheLayer
-from .layout import SequenceOrder, TokenLayout
+from .heads import HeadGroups
+from .layout import Ragged, SequenceOrder, TokenLayout
 from .windows import window_groups
 
 
@@ -92,7 +93,12 @@ class AttentionPass:
 
 
 def attend(
-    state: AttentionPass, q: Heads, k: Heads, v: Heads, kv_of_head: Tensor | None, store: CompactCacheLayer
+    state: AttentionPass,
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    groups: tuple[HeadGroups | None, HeadGroups | None],
+    store: CompactCacheLayer,
 ) -> Heads:
     """Attention output of one layer.
 
@@ -100,8 +106,8 @@ def attend(
     ----------
     q, k, v : Heads
         Rotated queries and keys, and values. ``q.shared`` may hold the text rows only: then visual tokens ask nothing.
-    kv_of_head : Tensor or None
-        ``(heads,)`` KV head that each query head reads; None: each its own.
+    groups : pair of HeadGroups or None
+        KV heads that the active and the other query heads read; None: each its own.
     store : CompactCacheLayer
         The layer's cache, or an empty one that is thrown away.
 
@@ -114,50 +120,64 @@ def attend(
     n_visual = len(k.shared) - layout.n_text
     asking = len(q.shared) - layout.n_text
     _remember(state, k, v, n_visual, store)
-    rest = _text_sees_text(state, q.rest, None if kv_of_head is None else kv_of_head[active:], store)
+    first, others = groups
+    rest = _text_sees_text(state, q.rest, others, store)
     if active == 0:
         return Heads(q.shared, rest)
-    first = None if kv_of_head is None else kv_of_head[:active]
     if asking and state.fresh and state.radius is None:
         shared = _all_see_all(state, q.shared, *(_pick(x.shared, first) for x in (k, v)))
         return Heads(shared, rest)
-    outputs = [_text_sees_both(state, q.shared[asking:], first, store)]
+    shared = _text_sees_both(state, q.shared[asking:], first, store)
     if asking:
         visual = [_pick(x.shared[:n_visual], first) for x in (k, v)]
-        outputs.insert(0, _visual_sees(state, q.shared[:asking], visual, first, store))
-    return Heads(torch.cat(outputs), rest)
+        shared = torch.cat((_visual_sees(state, q.shared[:asking], visual, first, store), shared))
+    return Heads(shared, rest)
 
 
 def _remember(state: AttentionPass, k: Heads, v: Heads, n_visual: int, store: CompactCacheLayer) -> None:
-    layout = state.layout
-    visual = [x.shared[:n_visual] for x in (k, v)]
-    if n_visual == 0:  # of this layer: heads that see no visual token have none to keep either
-        pad_visual = [x.new_empty(layout.batch, 0, *x.shape[1:]) for x in visual]
-    else:
-        pad_visual = [layout.visual.pad(x) for x in visual]
+    layout, visual = state.layout, None
+    if n_visual:  # of this layer: heads that see no visual token have none to keep either
+        visual = [_by_head(layout.visual.pad(x.shared[:n_visual])) for x in (k, v)]
     text = [layout.text.pad(x) for x in (k.shared[n_visual:], v.shared[n_visual:], k.rest, v.rest)]
-    store.extend(state.index, [_by_head(x) for x in pad_visual], [_by_head(x) for x in text])
+    store.extend(state.index, visual, [_by_head(x) for x in text])
 
 
-def _text_sees_text(state: AttentionPass, q: Tensor, heads: Tensor | None, store: CompactCacheLayer) -> Tensor:
+def _text_sees_text(state: AttentionPass, q: Tensor, groups: HeadGroups | None, store: CompactCacheLayer) -> Tensor:
     """Causal attention among text tokens: heads that see no visual token."""
     if q.numel() == 0:
         return q
     keys, values = store.rest_keys, store.rest_values
-    if heads is not None:
-        keys, values = (torch.cat(pair, 1)[:, heads] for pair in zip(store.text, (keys, values), strict=True))
+    if groups is not None and store.keys.shape[1]:  # of all KV heads, in the layer's order
+        pairs = zip(store.text, (keys, values), strict=True)
+        keys, values = (torch.cat(pair, 1) for pair in pairs) if keys.shape[1] else store.text
     mask = None if state.fresh else state.mask("text", "text")
-    out = state.sdpa(_by_head(state.layout.text.pad(q)), keys, values, mask, causal=state.fresh)
-    return state.layout.text.unpad(_by_head(out))
+    return _ask(state, state.layout.text, q, keys, values, groups, mask, causal=state.fresh)
 
 
-def _text_sees_both(state: AttentionPass, q: Tensor, heads: Tensor | None, store: CompactCacheLayer) -> Tensor:
+def _text_sees_both(state: AttentionPass, q: Tensor, groups: HeadGroups | None, store: CompactCacheLayer) -> Tensor:
     """Text queries of active heads."""
     if q.numel() == 0:
         return q
-    keys, values = _pick(store.keys, heads), _pick(store.values, heads)
-    out = state.sdpa(_by_head(state.layout.text.pad(q)), keys, values, state.mask("text", "both"))
-    return state.layout.text.unpad(_by_head(out))
+    return _ask(state, state.layout.text, q, store.keys, store.values, groups, state.mask("text", "both"))
+
+
+def _ask(
+    state: AttentionPass,
+    tokens: Ragged,
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    groups: HeadGroups | None,
+    mask: Tensor | None,
+    causal: bool = False,
+) -> Tensor:
+    """Packed queries against padded keys and values ``(batch, KV heads, slots, head_dim)``."""
+    q = _by_head(tokens.pad(q))
+    if groups is not None and q.shape[2] == 1:  # a lone query sees no key of this pass but its own: nothing is causal
+        out = groups.unfold(state.sdpa(groups.fold(q, keys.shape[1]), keys, values, mask))
+    else:
+        out = state.sdpa(q, _pick(keys, groups), _pick(values, groups), mask, causal)
+    return tokens.unpad(_by_head(out))
 
 
 def _all_see_all(state: AttentionPass, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -167,14 +187,13 @@ def _all_see_all(state: AttentionPass, q: Tensor, k: Tensor, v: Tensor) -> Tenso
 
 
 def _visual_sees(
-    state: AttentionPass, q: Tensor, visual: list[Tensor], heads: Tensor | None, store: CompactCacheLayer
+    state: AttentionPass, q: Tensor, visual: list[Tensor], groups: HeadGroups | None, store: CompactCacheLayer
 ) -> Tensor:
     """Visual queries: their neighborhood, or all earlier tokens where the plan has no radius."""
     if state.radius is None:
-        keys, values = _pick(store.keys, heads), _pick(store.values, heads)
-        out = state.sdpa(_by_head(state.layout.visual.pad(q)), keys, values, state.mask("visual", "both"))
-        return state.layout.visual.unpad(_by_head(out))
-    text = [_pick(x, heads) for x in store.text]
+        mask = state.mask("visual", "both")
+        return _ask(state, state.layout.visual, q, store.keys, store.values, groups, mask)
+    text = [_pick(x, groups) for x in store.text]
     outputs = []
     for group, mask in state.windows:
         keys, values = (group.keys(x, t) for x, t in zip(visual, text, strict=True))
@@ -185,9 +204,9 @@ def _visual_sees(
     return torch.cat(outputs)[place]
 
 
-def _pick(x: Tensor, heads: Tensor | None) -> Tensor:
+def _pick(x: Tensor, groups: HeadGroups | None) -> Tensor:
     """KV heads as the query heads read them; heads are dimension 1."""
-    return x if heads is None else x[:, heads]
+    return x if groups is None else groups.pick(x)
 
 
 def _by_head(x: Tensor) -> Tensor:

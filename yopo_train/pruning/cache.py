@@ -85,28 +85,29 @@ class CompactCacheLayer(CacheLayerMixin):
     def update(self, *args, **kwargs):
         raise UserError("this KV cache belongs to a pruned model: the unpruned model cannot continue it")
 
-    def extend(self, index: CacheIndex, visual: Sequence[Tensor], text: Sequence[Tensor]) -> None:
+    def extend(self, index: CacheIndex, visual: Sequence[Tensor] | None, text: Sequence[Tensor]) -> None:
         """Add this pass's keys and values.
 
         Parameters
         ----------
         index : CacheIndex
             The index *after* this pass.
-        visual : sequence of Tensor
-            New visual keys and values ``(batch, shared KV heads, new visual slots, head_dim)``.
+        visual : sequence of Tensor or None
+            New visual keys and values ``(batch, shared KV heads, new visual slots, head_dim)``; None: there are none.
         text : sequence of Tensor
             New text keys and values of the shared KV heads, then of the others, ``(batch, ·, new slots, head_dim)``.
         """
+        new_visual = (None, None) if visual is None else visual
         if not self.is_initialized:
-            self.keys, self.values = (torch.cat(pair, 2) for pair in zip(visual, text[:2], strict=True))
+            self.keys, self.values = text[:2] if visual is None else map(_behind, visual, text[:2])
             self.rest_keys, self.rest_values = text[2:]
             self.is_initialized = True
         else:
-            self.keys = _insert(self.keys, self.slots, visual[0], text[0])
-            self.values = _insert(self.values, self.slots, visual[1], text[1])
-            self.rest_keys = torch.cat((self.rest_keys, text[2]), 2)
-            self.rest_values = torch.cat((self.rest_values, text[3]), 2)
-        self.slots += visual[0].shape[2]
+            self.keys = _insert(self.keys, self.slots, new_visual[0], text[0])
+            self.values = _insert(self.values, self.slots, new_visual[1], text[1])
+            self.rest_keys = _behind(self.rest_keys, text[2])
+            self.rest_values = _behind(self.rest_values, text[3])
+        self.slots += 0 if visual is None else visual[0].shape[2]
         self.index = index
 
     @property
@@ -187,10 +188,15 @@ class CompactCacheLayer(CacheLayerMixin):
         return sum(getattr(self, part).nbytes for part in self.PARTS) if self.is_initialized else 0
 
 
-def _insert(old: Tensor, slots: int, visual: Tensor, text: Tensor) -> Tensor:
-    """``[visual; text]`` with new rows behind each part."""
-    if visual.shape[2] == 0:
-        return torch.cat((old, text), 2)
+def _behind(old: Tensor, new: Tensor) -> Tensor:
+    """New slots behind the old ones. Where there are no heads nothing is kept, and no kernel is launched for it."""
+    return torch.cat((old, new), 2) if old.shape[1] else new
+
+
+def _insert(old: Tensor, slots: int, visual: Tensor | None, text: Tensor) -> Tensor:
+    """``[visual; text]`` with new slots behind each part."""
+    if visual is None or not old.shape[1]:
+        return _behind(old, text)
     return torch.cat((old[:, :, :slots], visual, old[:, :, slots:], text), 2)
 
 

@@ -18,9 +18,10 @@ from ..errors import UserError
 from ..models.base import rotate
 from .attention import AttentionPass, Heads, attend
 from .cache import CompactCacheLayer, compact_cache
+from .heads import HeadGroups
 from .layout import TokenLayout, VisualTokens
-from .linear import split_columns, split_rows
-from .order import LayerOrder
+from .linear import ordered, split_columns, split_rows
+from .order import CHANNELS, HEADS, KV_HEADS, LayerOrder
 from .state import PruneState
 
 CHECKPOINTS_IN_CALL = "__call__" in vars(GradientCheckpointingLayer)  # older releases; newer ones wrap `forward`
@@ -38,7 +39,7 @@ class LayerPass:
     cos: Tensor
     sin: Tensor
     order: LayerOrder | None
-    kv_of_head: Tensor | None
+    groups: tuple[HeadGroups | None, HeadGroups | None]
     last: bool
     store: CompactCacheLayer | None
 
@@ -91,8 +92,8 @@ def text_model_forward(
                 attention,
                 cos,
                 sin,
-                order=state.orders.get(number) if split else None,
-                kv_of_head=state.kv_of_head(number, hidden.device),
+                order=state.order(number, hidden.device) if split else None,
+                groups=state.head_groups(number, split, hidden.device),
                 last=last,
                 store=cache.layers[number] if cache is not None else None,
             ),
@@ -131,42 +132,67 @@ def _layer(self: nn.Module, hidden: Tensor, layer_pass: LayerPass) -> Tensor:
 
 def _attention(self: nn.Module, x: Tensor, n_visual: int, layer_pass: LayerPass) -> Tensor:
     """Self-attention; ``(visual + text, hidden)`` in, the same out or, in the last visual layer, the text rows."""
-    order, head_dim = layer_pass.order, self.head_dim
-    active, active_kv = (order.active_heads, order.active_kv_heads) if order else (0, 0)
+    order = layer_pass.order
+    active = order.active_heads if order else 0
     asking = 0 if layer_pass.last else n_visual
-    q, k, v = (
-        _project(projection, rows, len(rows) - (len(x) - n_visual), heads, head_dim)
-        for projection, rows, heads in (
-            (self.q_proj, x[n_visual - asking :], active),
-            (self.k_proj, x, active_kv),
-            (self.v_proj, x, active_kv),
-        )
-    )
-    if active == 0:  # nothing of this layer's attention concerns visual tokens
-        q, k, v = (Heads(part.shared[len(part.shared) - len(part.rest) :], part.rest) for part in (q, k, v))
-    cos, sin = layer_pass.cos, layer_pass.sin
-    for part in (q, k):
-        part.shared = rotate(part.shared, cos[len(cos) - len(part.shared) :], sin[len(sin) - len(part.shared) :])
-        part.rest = rotate(part.rest, cos[n_visual:], sin[n_visual:])
+    if n_visual == 0 and not layer_pass.attention.fresh:
+        q, k, v = _text_heads(self, x, layer_pass)
+    else:
+        q, k, v = _all_heads(self, x, n_visual, asking, layer_pass)
     store = layer_pass.store or CompactCacheLayer("")
-    out = attend(layer_pass.attention, q, k, v, layer_pass.kv_of_head, store)
-    if active == 0:
-        out.shared = x.new_zeros(asking + len(out.rest), 0)
-    return split_columns(self.o_proj, out.shared.flatten(1), out.rest.flatten(1), asking)
+    out = attend(layer_pass.attention, q, k, v, layer_pass.groups, store)
+    if active == 0 and asking:
+        out.shared = out.rest.new_zeros(asking + len(out.rest), 0)
+    put_back = order.put_back(HEADS) if order else None
+    return split_columns(self.o_proj, out.shared.flatten(1), out.rest.flatten(1), asking, put_back)
 
 
-def _project(projection: nn.Module, x: Tensor, n_visual: int, heads: int, head_dim: int) -> Heads:
-    shared, rest = split_rows(projection, x, n_visual, heads * head_dim)
-    return Heads(shared.unflatten(1, (-1, head_dim)), rest.unflatten(1, (-1, head_dim)))
+def _all_heads(self: nn.Module, x: Tensor, n_visual: int, asking: int, layer_pass: LayerPass) -> list[Heads]:
+    """Rotated queries and keys, and values, of visual and text tokens."""
+    order, cos, sin = layer_pass.order, layer_pass.cos, layer_pass.sin
+    active, active_kv = (order.active_heads, order.active_kv_heads) if order else (0, 0)
+    parts = []
+    for projection, rows, heads, kind in (
+        (self.q_proj, x[n_visual - asking :], active, HEADS),
+        (self.k_proj, x, active_kv, KV_HEADS),
+        (self.v_proj, x, active_kv, KV_HEADS),
+    ):
+        pick = order.pick(kind) if order else None
+        split = split_rows(projection, rows, len(rows) - (len(x) - n_visual), heads * self.head_dim, pick)
+        parts.append(Heads(*(part.unflatten(1, (-1, self.head_dim)) for part in split)))
+    if active == 0:  # nothing of this layer's attention concerns visual tokens
+        parts = [Heads(part.shared[len(part.shared) - len(part.rest) :], part.rest) for part in parts]
+    for part in parts[:2]:
+        if part.shared.shape[1]:
+            start = len(cos) - len(part.shared)
+            part.shared = rotate(part.shared, cos[start:], sin[start:])
+        part.rest = rotate(part.rest, cos[n_visual:], sin[n_visual:])
+    return parts
+
+
+def _text_heads(self: nn.Module, x: Tensor, layer_pass: LayerPass) -> list[Heads]:
+    """The same of text tokens that continue a cache, with as few kernels as can be: they are a decoding step's cost."""
+    order = layer_pass.order
+    active, active_kv = (order.active_heads, order.active_kv_heads) if order else (0, 0)
+    pick, pick_kv = (order.pick(HEADS), order.pick(KV_HEADS)) if order else (None, None)
+    q, k, v = (
+        ordered(projection(x), index).unflatten(1, (-1, self.head_dim))
+        for projection, index in ((self.q_proj, pick), (self.k_proj, pick_kv), (self.v_proj, pick_kv))
+    )
+    heads = q.shape[1]
+    both = rotate(torch.cat((q, k), 1), layer_pass.cos, layer_pass.sin)
+    q, k = both[:, :heads], both[:, heads:]
+    return [Heads(part[:, :n], part[:, n:]) for part, n in ((q, active), (k, active_kv), (v, active_kv))]
 
 
 def _feed_forward(self: nn.Module, x: Tensor, n_visual: int, order: LayerOrder | None) -> Tensor:
     """FFN in which visual rows use the active channels only."""
     if n_visual == 0:
         return self(x)
-    gate, gate_rest = split_rows(self.gate_proj, x, n_visual, order.active_channels)
-    up, up_rest = split_rows(self.up_proj, x, n_visual, order.active_channels)
-    return split_columns(self.down_proj, self.act_fn(gate) * up, self.act_fn(gate_rest) * up_rest, n_visual)
+    pick, put_back = order.pick(CHANNELS), order.put_back(CHANNELS)
+    gate, gate_rest = split_rows(self.gate_proj, x, n_visual, order.active_channels, pick)
+    up, up_rest = split_rows(self.up_proj, x, n_visual, order.active_channels, pick)
+    return split_columns(self.down_proj, self.act_fn(gate) * up, self.act_fn(gate_rest) * up_rest, n_visual, put_back)
 
 
 def _new_columns(attention_mask: Tensor | None, batch: int, tokens: int, device) -> Tensor:

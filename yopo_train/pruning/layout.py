@@ -85,15 +85,22 @@ class TokenLayout:
         device = attention_mask.device
         self.past = past
         self.grids = visual.grids if visual is not None else [[] for _ in range(self.batch)]
-        visual_mask = torch.zeros_like(attention_mask) if visual is None else visual.mask & attention_mask
-        text_mask = attention_mask & ~visual_mask
-        visual_index = visual_mask.flatten().nonzero().squeeze(1)
-        text_index = text_mask.flatten().nonzero().squeeze(1)
-        self.index = torch.cat((visual_index, text_index))
-        self.positions = self.index % self.tokens + past
-        counts = torch.stack((visual_mask.sum(1), text_mask.sum(1))).tolist()
+        if visual is None:  # one wait for the device: this also runs for every new token
+            counts = [[0] * self.batch, attention_mask.sum(1).tolist()]
+        else:
+            visual_mask = visual.mask & attention_mask
+            attention_mask = attention_mask & ~visual_mask
+            counts = torch.stack((visual_mask.sum(1), attention_mask.sum(1))).tolist()
         self.visual, self.text = Ragged(counts[0], device), Ragged(counts[1], device)
         self.n_visual, self.n_text = self.visual.total, self.text.total
+        self.in_order = self.n_text == self.batch * self.tokens  # nothing to pick: packing is a view
+        if self.in_order:
+            self.index = torch.arange(self.n_text, device=device)
+        else:
+            self.index = attention_mask.flatten().nonzero().squeeze(1)
+        if self.n_visual:
+            self.index = torch.cat((visual_mask.flatten().nonzero().squeeze(1), self.index))
+        self.positions = self.index % self.tokens + past
 
     @property
     def visual_positions(self) -> Tensor:
@@ -107,10 +114,13 @@ class TokenLayout:
 
     def pack(self, x: Tensor) -> Tensor:
         """``(batch, tokens, ...)`` to packed ``(visual + text, ...)``."""
-        return x.reshape(-1, *x.shape[2:]).index_select(0, self.index)
+        x = x.reshape(-1, *x.shape[2:])
+        return x if self.in_order else x.index_select(0, self.index)
 
     def unpack(self, packed: Tensor) -> Tensor:
         """Packed back to ``(batch, tokens, ...)``; zeros at padding, and at visual positions once they are gone."""
+        if self.in_order:
+            return packed.reshape(self.batch, self.tokens, *packed.shape[1:])
         index = self.index if packed.shape[0] == len(self.index) else self.index[self.n_visual :]
         flat = packed.new_zeros(self.batch * self.tokens, *packed.shape[1:])
         return flat.index_copy(0, index, packed).view(self.batch, self.tokens, *packed.shape[1:])

@@ -3,15 +3,19 @@
 Rows of q/k/v/gate/up and columns of o/down are permuted so that what visual tokens need is a prefix of each weight.
 The layer computes the same function. LoRA factors are permuted alike (rows of B, columns of A), and state dicts are
 translated on their way in and out, so that whatever is saved or loaded stands in the base model's own order.
+
+A block (self_attn, mlp) with a linear layer whose weights cannot be moved or sliced, a quantized one for example, is
+*fixed*: it keeps the base model's order, and its activations are picked by index instead.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.hooks import RemovableHandle
 
 from ..plan import PruningPlan
@@ -19,7 +23,8 @@ from ..plan import PruningPlan
 HEADS, KV_HEADS, CHANNELS = "heads", "kv_heads", "channels"
 OUTPUT_ORDER = {"q_proj": HEADS, "k_proj": KV_HEADS, "v_proj": KV_HEADS, "gate_proj": CHANNELS, "up_proj": CHANNELS}
 INPUT_ORDER = {"o_proj": HEADS, "down_proj": CHANNELS}
-BLOCKS = {"self_attn", "mlp"}
+BLOCKS = {"self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")}
+BLOCK_OF = {HEADS: "self_attn", KV_HEADS: "self_attn", CHANNELS: "mlp"}
 
 
 def active_first(mask: Tensor) -> Tensor:
@@ -35,8 +40,11 @@ class LayerOrder:
     ----------
     kv_of_head : Tensor
         ``(heads,)`` place of the KV head that each query head reads, both in the new order.
-    rows : dict
-        Per kind, the new-to-old index of the weights' rows (heads expanded to their ``head_dim`` rows).
+    rows, places : dict
+        Per kind, the new-to-old index of the weights' rows (heads expanded to their ``head_dim`` rows), and the
+        old-to-new one.
+    fixed : frozenset
+        Blocks whose weights stand in the base model's order.
     """
 
     active_heads: int
@@ -44,26 +52,46 @@ class LayerOrder:
     active_channels: int
     kv_of_head: Tensor
     rows: dict[str, Tensor]
+    places: dict[str, Tensor]
+    fixed: frozenset[str] = frozenset()
 
     @classmethod
-    def of_plan(cls, plan: PruningPlan, layer: int) -> LayerOrder:
+    def of_plan(cls, plan: PruningPlan, layer: int, fixed: frozenset[str] = frozenset()) -> LayerOrder:
         """The order of one layer below the visual depth."""
         dims = plan.dims
         group = dims.heads // dims.kv_heads
         needed = plan.kv_heads_needed(layer)
         heads, kv_heads = active_first(plan.heads[layer]), active_first(needed)
         place_of_kv = kv_heads.argsort()
+        rows = {
+            HEADS: _expand(heads, dims.head_dim),
+            KV_HEADS: _expand(kv_heads, dims.head_dim),
+            CHANNELS: active_first(plan.channels[layer]),
+        }
         return cls(
             active_heads=int(plan.heads[layer].sum()),
             active_kv_heads=int(needed.sum()),
             active_channels=int(plan.channels[layer].sum()),
             kv_of_head=place_of_kv[heads // group],
-            rows={
-                HEADS: _expand(heads, dims.head_dim),
-                KV_HEADS: _expand(kv_heads, dims.head_dim),
-                CHANNELS: active_first(plan.channels[layer]),
-            },
+            rows=rows,
+            places={kind: index.argsort() for kind, index in rows.items()},
+            fixed=fixed,
         )
+
+    def to(self, device: torch.device) -> LayerOrder:
+        """The same order on another device."""
+        moved = {
+            name: {kind: index.to(device) for kind, index in getattr(self, name).items()} for name in ("rows", "places")
+        }
+        return replace(self, kv_of_head=self.kv_of_head.to(device), **moved)
+
+    def pick(self, kind: str) -> Tensor | None:
+        """``(rows,)`` outputs of a fixed block's linear layer in the new order, None where the weights are in it."""
+        return self.rows[kind] if BLOCK_OF[kind] in self.fixed else None
+
+    def put_back(self, kind: str) -> Tensor | None:
+        """``(rows,)`` inputs of a fixed block's linear layer in the base order, None where the weights are permuted."""
+        return self.places[kind] if BLOCK_OF[kind] in self.fixed else None
 
 
 def permute_layer(layer: nn.Module, order: LayerOrder, inverse: bool = False) -> None:
@@ -103,10 +131,13 @@ def _permuted(name: str, tensor: Tensor, order: LayerOrder, inverse: bool) -> Te
     if place is None:
         return tensor
     dim, kind = place
-    rows = order.rows[kind].to(tensor.device)
-    if tensor.shape[dim] != len(rows):
+    index = (order.places if inverse else order.rows)[kind].to(tensor.device)
+    if BLOCK_OF[kind] in order.fixed or tensor.shape[dim] != len(index):
         return tensor  # of another size: load_state_dict will say so in its own words
-    return tensor.index_select(dim, rows.argsort() if inverse else rows)
+    if isinstance(tensor, DTensor):  # FSDP2: a shard holds rows of the old order
+        whole = tensor.full_tensor().index_select(dim, index)
+        return distribute_tensor(whole, tensor.device_mesh, tensor.placements)
+    return tensor.index_select(dim, index)
 
 
 def _permuted_dim(name: str, tensor: Tensor) -> tuple[int, str] | None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import MethodType
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from ..errors import UserError
 from ..plan import PruningPlan
+from .heads import HeadGroups
 from .order import LayerOrder
 
 
 @dataclass
 class PruneState:
-    """Kept as ``yopo_state`` on the pruned text model.
+    """Kept as ``yopo_state`` on the pruned text model and on every other module of which it replaces a method.
 
     Attributes
     ----------
@@ -23,8 +26,9 @@ class PruneState:
         False computes every token as text, which is the base model.
     orders : dict
         Layer number to its order, for the layers below the visual depth; empty in the reference backend.
-    forwards : dict
-        The ``forward`` that somebody else had put on a module's instance; :func:`unprune` puts it back.
+    replaced : dict
+        Module and method name to the method that was there, whether it stood on the instance itself, put there by
+        somebody else, and the method that is there now. :func:`unprune` puts the first back.
     """
 
     plan: PruningPlan
@@ -32,11 +36,41 @@ class PruneState:
     enabled: bool = True
     orders: dict[int, LayerOrder] = field(default_factory=dict)
     handles: list[RemovableHandle] = field(default_factory=list)
-
-    forwards: dict[nn.Module, Callable] = field(default_factory=dict)
+    replaced: dict[tuple[nn.Module, str], tuple[Callable, bool, Callable]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._id, self._dense = self.plan.id, self.plan.is_dense
+        self._groups: dict[tuple, tuple[HeadGroups, HeadGroups]] = {}
+
+    def replace(self, module: nn.Module, name: str, function: Callable) -> None:
+        """Put a function on one instance as its method; it finds this state as ``self.yopo_state``."""
+        before, was_its_own = getattr(module, name), name in vars(module)
+        setattr(module, name, MethodType(function, module))
+        self.replaced[module, name] = before, was_its_own, getattr(module, name)
+        module.yopo_state = self
+
+    def check_still_there(self) -> None:
+        """Raise a ``UserError`` where somebody has put a method of theirs on top of one of ours."""
+        for (module, name), (_, _, ours) in self.replaced.items():
+            if vars(module).get(name) is not ours:
+                raise UserError(
+                    f"{name} of a {type(module).__name__} was replaced after the plan was put on, as accelerate does: "
+                    "expected that to be taken off first, and the plan after it"
+                )
+
+    def put_back(self) -> None:
+        """Undo every :meth:`replace` and remove all hooks."""
+        for (module, name), (before, was_its_own, _) in self.replaced.items():
+            delattr(module, name)
+            vars(module).pop("yopo_state", None)
+            if was_its_own:
+                setattr(module, name, before)
+        for handle in self.handles:
+            handle.remove()
+
+    def original(self, module: nn.Module, name: str) -> Callable:
+        """The method that :meth:`replace` has put aside."""
+        return self.replaced[module, name][0]
 
     @property
     def prunes(self) -> bool:
@@ -48,12 +82,31 @@ class PruneState:
         """Marks KV caches: keys of one plan are of no use under another."""
         return self._id if self.prunes else "dense"
 
-    def kv_of_head(self, layer: int, device: torch.device) -> Tensor | None:
-        """``(heads,)`` KV head of each query head in the layer's order, None where each has its own."""
+    def order(self, layer: int, device: torch.device) -> LayerOrder | None:
+        """A layer's order on the device that the model is on now, None from the visual depth on."""
+        order = self.orders.get(layer)
+        if order is not None and order.kv_of_head.device != device:
+            order = self.orders[layer] = order.to(device)
+        return order
+
+    def head_groups(
+        self, layer: int, split: bool, device: torch.device
+    ) -> tuple[HeadGroups, HeadGroups] | tuple[None, None]:
+        """KV heads of the active and of the other query heads, None where each query head has its own.
+
+        Without ``split`` no head counts as active, and those of a fixed block stand in the base model's order.
+        """
         dims = self.plan.dims
         if dims.heads == dims.kv_heads:
-            return None
-        if layer in self.orders:
-            return self.orders[layer].kv_of_head.to(device)
-        group = dims.heads // dims.kv_heads
-        return torch.arange(dims.kv_heads, device=device).repeat_interleave(group)
+            return None, None
+        order = self.order(layer, device)
+        if order is not None and not split and "self_attn" in order.fixed:
+            order = None
+        key = (layer if order is not None else None, split, device)
+        if key not in self._groups:
+            plain = torch.arange(dims.kv_heads).repeat_interleave(dims.heads // dims.kv_heads)
+            kv_of_head = plain if order is None else order.kv_of_head.cpu()
+            active, active_kv = (order.active_heads, order.active_kv_heads) if split and order is not None else (0, 0)
+            parts = (kv_of_head[:active], active_kv), (kv_of_head[active:], dims.kv_heads)
+            self._groups[key] = tuple(HeadGroups.of(*part).to(device) for part in parts)
+        return self._groups[key]

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yopo_train.models import model_inputs
+from yopo_train.models.prompt import visual_mask
+from yopo_train.pruning import active_plan, refuse_visual_labels
 
 IGNORE = -100
 
@@ -26,7 +28,15 @@ def answer_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     -------
     Tensor
         A scalar, float32.
+
+    Raises
+    ------
+    UserError
+        Under a plan that prunes, a label that would be predicted from a visual token.
     """
+    plan = active_plan(model)
+    if plan is not None and not plan.is_dense:  # the model itself gets no labels here
+        refuse_visual_labels(visual_mask(model, batch), batch["labels"])
     targets = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE)
     columns = (targets != IGNORE).any(dim=0).nonzero().squeeze(1)
     logits = model(**model_inputs(batch), logits_to_keep=columns, use_cache=False).logits

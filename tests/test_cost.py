@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_plan import plans
 
-from yopo_train.cost import Prompt, dense_visual_flops, kv_cache_bytes, prefill_flops, visual_flops
+from yopo_train.cost import Prompt, dense_visual_flops, kv_cache_bytes, layer_flops, prefill_flops, visual_flops
 from yopo_train.errors import UserError
 from yopo_train.plan import ModelDims, PruningPlan
 
@@ -56,6 +56,7 @@ def test_costs_equal_counting_token_by_token(plan, prompt):
     dims, tokens, dense = plan.dims, layout(prompt), plan.is_dense
     visual = prefill = cache = 0
     for layer in range(dims.layers):
+        below = prefill
         alive, last = layer < plan.depth, layer == plan.depth - 1 and not dense
         heads, kv_heads = int(plan.heads[layer].sum()), int(plan.kv_heads_needed(layer).sum())
         attention = 4 * dims.head_dim
@@ -77,6 +78,7 @@ def test_costs_equal_counting_token_by_token(plan, prompt):
                 elif not last and near(query, key, plan.radius):
                     prefill += attention * heads * (j <= i)
                     visual += attention * heads
+        assert layer_flops(plan, prompt)[layer] == prefill - below
     assert visual_flops(plan, prompt.grids) == visual
     assert prefill_flops(plan, prompt) == prefill
     assert prefill_flops(plan, prompt, vocab=11) == prefill + 2 * dims.hidden * 11

@@ -9,6 +9,7 @@ for one, or saved by one in its run folder, serves all of them.
 """
 
 import inspect
+import re
 import shlex
 import sys
 from typing import Any, Literal
@@ -17,7 +18,7 @@ import yaml
 from jsonargparse import auto_cli
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from yopo_train.bench import bench as measure
+from yopo_train.bench.command import bench as measure
 from yopo_train.cli_errors import OneLineParser, find_user_error, quiet, report
 from yopo_train.data.module import VQADataModule
 from yopo_train.errors import UserError
@@ -210,8 +211,17 @@ def compare(args: list[str]) -> None:
 
 
 def bench(args: list[str]) -> None:
-    """Prefill time of base and pruned, with random weights of any size."""
-    auto_cli(measure, args=args, prog=f"{PROGRAM} bench", parser_class=OneLineParser)
+    """Speed and memory of base and pruned, in turns, with random weights. --text-tokens is --text_tokens too."""
+    about = {"prog": f"{PROGRAM} bench", "description": bench.__doc__}
+    auto_cli(measure, args=_as_jsonargparse(args), parser_class=OneLineParser, allow_abbrev=False, **about)
+
+
+def _as_jsonargparse(args: list[str]) -> list[str]:
+    """``--visual-tokens`` is ``--visual_tokens``, and a flag needs no value."""
+    spelled = [re.sub("^--[^=]+", lambda name: "--" + name[0][2:].replace("-", "_"), arg) for arg in args]
+    bare = {(flag, end) for flag in ("--train", "--reference") for end in ("", "--")}
+    pairs = zip(spelled, [*spelled[1:], ""], strict=False)
+    return [f"{arg}=true" if (arg, after[:2]) in bare else arg for arg, after in pairs]
 
 
 PLAIN_COMMANDS = {"bench": bench, "compare": compare}

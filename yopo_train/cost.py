@@ -2,8 +2,8 @@
 
 Two measures stand side by side. *Visual FLOPs* is the paper's: the visual tokens alone, attention counted over all
 pairs as if it were not causal. *Prefill FLOPs* is the whole prompt as it really runs: text included, attention counted
-over the (query, key) pairs that are attended. A multiply-add is two FLOPs; norms, softmax, biases, the vision tower and
-the projector are not counted.
+over the (query, key) pairs that are attended; `bench/flops.py` counts the same on what really runs. A multiply-add is
+two FLOPs; norms, softmax, biases, the vision tower and the projector are not counted.
 
 A plan that prunes nothing stands for the base model. Any other plan also saves, in its last visual layer, everything
 of the visual tokens but their keys and values.
@@ -88,6 +88,11 @@ def prefill_flops(plan: PruningPlan, prompt: Prompt, vocab: int = 0) -> float:
     vocab
         Rows of the LM head; 0 leaves the LM head out.
     """
+    return float(sum(layer_flops(plan, prompt)) + 2 * plan.dims.hidden * vocab)
+
+
+def layer_flops(plan: PruningPlan, prompt: Prompt) -> list[int]:
+    """FLOPs of `prefill_flops` layer by layer, without the LM head."""
     dims, depth, dense = plan.dims, plan.depth, plan.is_dense
     text, visual = prompt.text_tokens, prompt.visual_tokens
     text_pairs = text * (text + 1) // 2
@@ -97,13 +102,13 @@ def prefill_flops(plan: PruningPlan, prompt: Prompt, vocab: int = 0) -> float:
     text_query_pairs = mixed_pairs - _visual_query_text_pairs(prompt)
 
     linear = _attention_linear(dims, dims.heads, dims.kv_heads) + _ffn(dims, dims.intermediate)
-    total = dims.layers * (text * linear + 4 * dims.head_dim * dims.heads * text_pairs)
+    layers = [text * linear + 4 * dims.head_dim * dims.heads * text_pairs] * dims.layers
     for layer in range(depth):
         last = layer == depth - 1 and not dense
-        total += visual * (linear if dense else _visual_linear(plan, layer))
+        layers[layer] += visual * (linear if dense else _visual_linear(plan, layer))
         pairs = text_query_pairs if last else mixed_pairs + visual_pairs
-        total += 4 * dims.head_dim * int(plan.heads[layer].sum()) * pairs
-    return float(total + 2 * dims.hidden * vocab)
+        layers[layer] += 4 * dims.head_dim * int(plan.heads[layer].sum()) * pairs
+    return layers
 
 
 def kv_cache_bytes(plan: PruningPlan, prompt: Prompt, bytes_per_value: int = 2) -> int:

@@ -151,6 +151,20 @@ def test_bad_configurations_are_refused(config, message):
         make_plan(SCORES[TINY], PlanConfig(**config), GRIDS)
 
 
+@pytest.mark.parametrize("choice", ["random", "prefix"])
+def test_dimensions_are_enough_where_no_score_is_asked(choice):
+    config = PlanConfig(preset="paper-25", choice=choice)
+    plan = make_plan(TINY, config, GRIDS)
+    assert plan.id == make_plan(SCORES[TINY], config, GRIDS).id
+    assert plan.base_model is None and "scores" not in plan.made_by
+
+
+@pytest.mark.parametrize("choice", ["score", "magnitude"])
+def test_dimensions_are_not_enough_for_scores(choice):
+    with pytest.raises(UserError, match=f"model.pruning.choice is {choice}, expected random or prefix"):
+        make_plan(TINY, PlanConfig(preset="paper-25", choice=choice), GRIDS)
+
+
 def test_the_smallest_possible_budget_is_possible():
     config = {"mechanisms": ["heads", "neighbor"]}
     with pytest.raises(UserError) as caught:

@@ -13,7 +13,7 @@ from torch import Tensor
 from yopo_train.calibration.scores import Scores
 from yopo_train.cost import Grid, dense_visual_flops, visual_flops
 from yopo_train.errors import UserError
-from yopo_train.plan import PruningPlan
+from yopo_train.plan import ModelDims, PruningPlan
 
 Preset = Literal["paper-25", "paper-12"]
 Choice = Literal["score", "random", "magnitude", "prefix"]
@@ -102,13 +102,13 @@ class PlanConfig:
             raise _wrong("budget", self.budget, "a share of the visual FLOPs in (0, 1]")
 
 
-def make_plan(scores: Scores, config: PlanConfig, grids: list[Grid]) -> PruningPlan:
+def make_plan(scores: Scores | ModelDims, config: PlanConfig, grids: list[Grid]) -> PruningPlan:
     """The uniform plan that meets a budget and leaves as little of it unused as it can.
 
     Parameters
     ----------
     scores
-        What calibration measured.
+        What calibration measured. A model's dimensions are enough for the choices random and prefix.
     config
         The budget and what may be pruned.
     grids
@@ -121,10 +121,13 @@ def make_plan(scores: Scores, config: PlanConfig, grids: list[Grid]) -> PruningP
         plan meets; says the smallest possible.
     """
     config.check()
-    layers = scores.dims.layers
+    dims, scores = (scores, None) if isinstance(scores, ModelDims) else (scores.dims, scores)
+    if scores is None and config.choice not in ("random", "prefix"):
+        raise _wrong("choice", config.choice, "random or prefix where nothing was measured")
+    layers = dims.layers
     if config.depth is not None and config.depth > layers:
         raise _wrong("depth", config.depth, f"at most the model's number of layers ({layers})")
-    builder = _Builder(scores, config, grids)
+    builder = _Builder(dims, scores, config, grids)
     depth = _choose_depth(builder, config)
     smallest = builder.share(depth, 0.0, 0.0)
     if smallest > config.share:
@@ -168,19 +171,18 @@ def _choose_ratios(builder: "_Builder", config: PlanConfig, depth: int) -> tuple
 
 
 class _Builder:
-    """Plans of one scores file and configuration, by depth and ratios.
+    """Plans of one model, scores (if there are any) and configuration, by depth and ratios.
 
     Heads and channels of a layer are ranked once, so that a larger ratio keeps all that a smaller one keeps, and the
     cost grows with the ratios.
     """
 
-    def __init__(self, scores: Scores, config: PlanConfig, grids: list[Grid]) -> None:
-        self.scores, self.config, self.grids = scores, config, grids
-        self.dims = scores.dims
+    def __init__(self, dims: ModelDims, scores: Scores | None, config: PlanConfig, grids: list[Grid]) -> None:
+        self.dims, self.scores, self.config, self.grids = dims, scores, config, grids
         self.base_cost = dense_visual_flops(self.dims, sum(t * rows * columns for t, rows, columns in grids))
         if not self.base_cost:
             raise UserError("no grid given to plan for, expected the grids of at least one image")
-        self.head_rank, self.channel_rank = _ranks(scores, config)
+        self.head_rank, self.channel_rank = _ranks(dims, scores, config)
         default = None if config.share == 1 else DEFAULT_RADIUS
         radius = default if config.radius is None else config.radius
         self.radius = radius if "neighbor" in config.mechanisms else None
@@ -192,17 +194,17 @@ class _Builder:
     def plan(self, depth: int, heads: float, channels: float) -> PruningPlan:
         """The plan, with its provenance and predicted cost."""
         plan, config, scores = self._masked(depth, heads, channels), self.config, self.scores
-        plan.base_model, plan.revision = scores.base_model, scores.revision
         plan.made_by = {
             "method": "uniform",
             **asdict(config),
             "budget": config.share,
             "head_ratio": heads if "heads" in config.mechanisms else 1.0,
             "channel_ratio": channels if "channels" in config.mechanisms else 1.0,
-            "scores": scores.id,
-            "samples": scores.n_samples,
-            "data_fingerprint": scores.data_fingerprint,
         }
+        if scores is not None:
+            plan.base_model, plan.revision = scores.base_model, scores.revision
+            plan.made_by |= {"scores": scores.id, "samples": scores.n_samples}
+            plan.made_by["data_fingerprint"] = scores.data_fingerprint
         cost = visual_flops(plan, self.grids)
         plan.cost = {
             "grids": [list(grid) for grid in self.grids],
@@ -224,7 +226,7 @@ class _Builder:
         return PruningPlan(dims, head_mask, channel_mask, self.radius, depth)
 
 
-def _ranks(scores: Scores, config: PlanConfig) -> tuple[Tensor, Tensor]:
+def _ranks(dims: ModelDims, scores: Scores | None, config: PlanConfig) -> tuple[Tensor, Tensor]:
     """Rank of each head ``(layers, heads)`` and channel ``(layers, intermediate)`` in its layer, 0 is kept first."""
     if config.choice == "score":
         values = scores.rho.mean(dim=0), scores.channels
@@ -232,10 +234,9 @@ def _ranks(scores: Scores, config: PlanConfig) -> tuple[Tensor, Tensor]:
         values = scores.head_norms, scores.channel_norms
     elif config.choice == "random":
         generator = torch.Generator().manual_seed(config.seed)
-        shapes = scores.head_norms.shape, scores.channel_norms.shape
-        values = tuple(torch.rand(shape, generator=generator) for shape in shapes)
+        values = tuple(torch.rand(dims.layers, width, generator=generator) for width in (dims.heads, dims.intermediate))
     else:
-        values = tuple(-torch.arange(like.shape[1]).expand_as(like) for like in (scores.head_norms, scores.channels))
+        values = tuple(-torch.arange(width).expand(dims.layers, width) for width in (dims.heads, dims.intermediate))
     heads, channels = (value.argsort(dim=1, descending=True, stable=True).argsort(dim=1) for value in values)
     return heads, channels
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import seed_everything
 
-from yopo_train.bench import measure_prefill
+from yopo_train.bench import Options, compare
 from yopo_train.calibration import CalibrationModule, Scores, make_plan
 from yopo_train.evaluation.scorer import GenerationScorer
 from yopo_train.models import model_inputs
@@ -220,7 +220,7 @@ def measure(context: Context) -> dict[str, Any]:
     prompt = model_inputs(typical_batch(model, context.module.processor, data.rows("calibration")))
     inputs = {name: torch.cat([value] * BENCH_BATCH).to(device) for name, value in prompt.items()}
     try:
-        result = measure_prefill(model.to(device), inputs, PruningPlan.load(context.run.plan), BENCH_REPEATS)
+        result = compare(model.to(device), inputs, PruningPlan.load(context.run.plan), Options(BENCH_REPEATS))
     finally:
         model.to(home)
     return result.as_dict()

@@ -1,0 +1,226 @@
+"""What is measured: the stock model, the pruned one and, on request, the authors' way, in turns on the same inputs.
+
+===========  ==========================================================================================================
+vision       vision tower, projector and embedding: all in front of the language model's first layer
+prefill      the language model up to the first token's logits, the LM head on the last token only
+first_token  the whole call: vision and prefill
+decode       one greedy token of each sample, after the prefill, with its KV cache
+train        one LoRA step, see ``training.py``
+===========  ==========================================================================================================
+
+FLOPs and memory come from runs that are not timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..cost import Prompt, kv_cache_bytes, prefill_flops
+from ..models import family_of, unwrap
+from ..models.prompt import prompt_of
+from ..plan import PruningPlan
+from ..pruning import prune, unprune
+from .device import device_name
+from .flops import counted_flops, language_model_call
+from .memory import cache_bytes, peak_bytes, weight_bytes
+from .results import Comparison, Row
+from .timer import Contender, Measure, Stopwatch, interleave, turns
+from .training import lora_step
+from .whole_model import LAYER, extrapolate
+
+Inputs = dict[str, Tensor]
+Switch = Callable[[nn.Module], nn.Module]
+
+
+@dataclass
+class Options:
+    """What to measure beside vision tower, prefill and memory.
+
+    Parameters
+    ----------
+    repeats, warmup
+        Timed rounds, and rounds before them.
+    decode
+        Tokens to generate; 0 measures no decoding.
+    train
+        Also a LoRA training step; the model's own weights are frozen afterwards.
+    reference
+        Also the authors' way: masks in the stock model. It keeps no KV cache and decodes nothing.
+    whole
+        The whole model's plan, where the model is a slice: extrapolate to it.
+    """
+
+    repeats: int = 10
+    warmup: int = 2
+    decode: int = 0
+    train: bool = False
+    reference: bool = False
+    whole: PruningPlan | None = None
+
+    @property
+    def turns(self) -> int:
+        """How often `compare` calls ``on_turn``."""
+        return turns(2 + self.reference, self.repeats, self.warmup) * (1 + self.train)
+
+
+@dataclass
+class _Case:
+    """A contender: how to make the model into it, and its plan for the formulas."""
+
+    switch: Switch
+    plan: PruningPlan
+    cached: bool = True
+
+
+def compare(
+    model: nn.Module,
+    inputs: Inputs,
+    plan: PruningPlan,
+    options: Options,
+    on_turn: Callable[[], None] = lambda: None,
+) -> Comparison:
+    """Measure; the model is left unpruned.
+
+    Parameters
+    ----------
+    model : nn.Module
+        An unpruned model in eval mode, on the device to measure.
+    inputs : dict
+        Model inputs of a batch; all samples of equal length.
+    plan : PruningPlan
+        The plan to compare with.
+    on_turn
+        Called ``options.turns`` times, for a progress bar.
+    """
+    cases = {
+        "base": _Case(unprune, PruningPlan.dense(plan.dims)),
+        "pruned": _Case(lambda model: prune(model, plan), plan),
+    }
+    if options.reference:
+        cases["reference"] = _Case(lambda model: prune(model, plan, "reference"), plan, cached=False)
+    device, prompt = next(model.parameters()).device, prompt_of(model, inputs)
+    try:
+        rows = {name: _sizes(case, model, inputs, prompt) for name, case in cases.items()}
+        contenders = {
+            name: Contender(partial(case.switch, model), _measures(model, inputs, options, case.cached))
+            for name, case in cases.items()
+        }
+        times = interleave(contenders, device, options.repeats, options.warmup, on_turn)
+        if options.train:
+            _train(model, inputs, cases, options, rows, on_turn)
+    finally:
+        unprune(model)
+    for name, row in rows.items():
+        row.times |= {lap: timing for lap, timing in times[name].items() if not lap.startswith(LAYER)}
+    whole = extrapolate(times, plan, options.whole, prompt, _vocab(model)) if options.whole else None
+    itemsize = next(model.parameters()).itemsize
+    return Comparison(
+        rows=rows,
+        plan=plan.describe(),
+        visual_tokens=prompt.visual_tokens,
+        text_tokens=prompt.text_tokens,
+        batch=len(inputs["input_ids"]),
+        repeats=options.repeats,
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        text_cache_bytes=len(inputs["input_ids"]) * kv_cache_bytes(plan, Prompt([], prompt.text_tokens), itemsize),
+        whole_model=whole,
+    )
+
+
+# -- timed ------------------------------------------------------------------------------------------------------------
+def _measures(model: nn.Module, inputs: Inputs, options: Options, cached: bool) -> list[Measure]:
+    answer = partial(_answer, model, inputs, options.decode if cached else 0, cached)
+    return [answer, partial(_layer_by_layer, model, inputs, cached)] if options.whole else [answer]
+
+
+@torch.inference_mode()
+def _answer(model: nn.Module, inputs: Inputs, decode: int, cached: bool, watch: Stopwatch) -> None:
+    """Vision, prefill, first token and decode of one call."""
+    text_model = family_of(model).text_model(unwrap(model))
+    border = text_model.register_forward_pre_hook(lambda *_: watch.lap("vision"))
+    try:
+        watch.start()
+        output = model(**inputs, use_cache=cached, logits_to_keep=1)
+        watch.lap("prefill")
+    finally:
+        border.remove()
+    watch.total("first_token")
+    for _ in range(decode):
+        token = output.logits[:, -1:].argmax(-1)
+        output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+    if decode:
+        watch.lap("decode", parts=decode)
+
+
+@torch.inference_mode()
+def _layer_by_layer(model: nn.Module, inputs: Inputs, cached: bool, watch: Stopwatch) -> None:
+    """One lap a layer; apart from `_answer`, because on a GPU waiting for each layer takes time itself."""
+    layers = family_of(model).text_model(unwrap(model)).layers
+    hooks = [layers[0].register_forward_pre_hook(lambda *_: watch.start())]
+    for number, layer in enumerate(layers):
+        hooks.append(layer.register_forward_hook(lambda *_, name=f"{LAYER}{number}": watch.lap(name)))
+    try:
+        model(**inputs, use_cache=cached, logits_to_keep=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _train(
+    model: nn.Module,
+    inputs: Inputs,
+    cases: dict[str, _Case],
+    options: Options,
+    rows: dict[str, Row],
+    on_turn: Callable[[], None],
+) -> None:
+    """Time a LoRA step of each contender, and count its FLOPs and memory."""
+    device = next(model.parameters()).device
+    with lora_step(model, inputs) as lora:
+        contenders = {
+            name: Contender(partial(lora.prepare, case.switch), [lora.measure]) for name, case in cases.items()
+        }
+        times = interleave(contenders, device, options.repeats, options.warmup, on_turn)
+        for name, case in cases.items():
+            lora.prepare(case.switch)
+            lora.step()  # makes the optimizer's state
+            rows[name].times |= times[name]
+            rows[name].train_flops = counted_flops(lora.step, "computed")
+            rows[name].train_peak_bytes = peak_bytes(lora.model, inputs.values(), lora.step)
+
+
+# -- not timed --------------------------------------------------------------------------------------------------------
+def _sizes(case: _Case, model: nn.Module, inputs: Inputs, prompt: Prompt) -> Row:
+    """FLOPs and bytes of one contender."""
+    case.switch(model)
+    batch, itemsize = len(inputs["input_ids"]), next(model.parameters()).itemsize
+    language_model = language_model_call(model, inputs, use_cache=case.cached)
+    row = Row(
+        flops=batch * prefill_flops(case.plan, prompt, _vocab(model)),
+        counted=counted_flops(language_model, "attended"),
+        computed=counted_flops(language_model, "computed"),
+        weight_bytes=weight_bytes(model),
+    )
+    del language_model  # its inputs would count as memory
+    outputs = []
+
+    @torch.inference_mode()
+    def whole_call() -> None:
+        outputs.append(model(**inputs, use_cache=case.cached, logits_to_keep=1))
+
+    row.peak_bytes = peak_bytes(model, inputs.values(), whole_call)
+    if case.cached:
+        row.cache_bytes = cache_bytes(outputs[0].past_key_values)
+        row.cache_formula = batch * kv_cache_bytes(case.plan, prompt, itemsize)
+    return row
+
+
+def _vocab(model: nn.Module) -> int:
+    return unwrap(model).get_output_embeddings().weight.shape[0]

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from yopo_train.data.shapes.glyphs import DIGITS, LETTERS
-from yopo_train.data.shapes.questions import PLACES
-from yopo_train.data.shapes.scene import COLOURS, IMAGE_SIZE, SHAPES
+from yopo_train.data.shapes.questions import PLACES, WORDS
+from yopo_train.data.shapes.scene import COLOURS, IMAGE_SIZE
 from yopo_train.errors import UserError
 
 PATCH_SIZE = 8
@@ -50,16 +50,14 @@ CHAT_TEMPLATE = (
 )
 
 _WORDS = (
-    "USER ASSISTANT yes no left right above below relative to the is are there shown objects object all of List What",
-    "Where Which Is How many in colour digit letter a nothing",
-    *(f"{shape}s" for shape in SHAPES),
-    "crosses",
+    "USER ASSISTANT yes no left right above below or of the is are there shown objects object all List Count What",
+    "Where Which Is How many colour colours places",
 )
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE: any text can be written, and each word of the question set is one token."""
-    words = [*" ".join(_WORDS).split(), *COLOURS, *SHAPES, *PLACES]
+    words = [*" ".join(_WORDS).split(), *COLOURS, *WORDS, *PLACES]
     corpus = [text for word in words for text in (f" {word}", word)]
     corpus += [f" {name}" for name in (*DIGITS, *LETTERS)]
     tokenizer = Tokenizer(models.BPE())
@@ -103,7 +101,7 @@ def tiny_processor() -> LlavaProcessor:
 
 
 def tiny_config(vocabulary: int = VOCABULARY_SIZE) -> LlavaConfig:
-    """Four vision layers and eight language-model layers of width 128; eight heads of 16."""
+    """Four vision layers and six language-model layers of width 128; eight heads of 16."""
     vision = CLIPVisionConfig(
         image_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
@@ -118,10 +116,11 @@ def tiny_config(vocabulary: int = VOCABULARY_SIZE) -> LlavaConfig:
         vocab_size=vocabulary,
         hidden_size=128,
         intermediate_size=384,
-        num_hidden_layers=8,
+        num_hidden_layers=6,
         num_attention_heads=8,
         num_key_value_heads=8,
         max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
         initializer_range=0.06,
         pad_token_id=0,
         bos_token_id=1,

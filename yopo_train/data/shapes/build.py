@@ -1,38 +1,41 @@
 """Write question sets as a folder that `datasets.load_dataset` reads.
 
     python -m yopo_train.data.shapes data/tiny-vqa
-    python -m yopo_train.data.shapes runs/pretrain-data --style dialogue --train 24000 --calibration 0 --test 0 \
-        --seed 1 --apart-from data/tiny-vqa
+    python -m yopo_train.data.shapes runs/dialogue-data --style dialogue --train 36000 --calibration 0 --seed 2 \
+        --apart-from data/tiny-vqa
 
 A row is {id, images, messages, kind}. Style `questions` writes one question a row, each kind equally often, and
-several rows share an image; styles `dialogue` and `quiz` write several turns about one image a row, `dialogue`
-with the list of all things by place among them, `quiz` by their looks.
+several rows share an image. The others are for training from scratch, several turns about one image a row: `list` says
+what is in every place, which teaches a model to see; `dialogue` asks questions and lists things by their looks, which
+teaches it to find them; `quiz` asks more and lists less; `comparison` also lists what is to be read and compared;
+`drill` only asks.
 """
 
 import argparse
 import hashlib
 import random
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from yopo_train.data.shapes.questions import (
+    COMPARISONS,
     KINDS,
+    LISTS_BY_LOOKS,
     Balance,
     Question,
     ask,
-    ask_place,
-    ask_where,
+    list_characters,
     list_things,
-    locate_things,
 )
 from yopo_train.data.shapes.scene import Scene, draw, png_bytes, sample_scene
 from yopo_train.errors import UserError
 
 SPLITS = ("train", "calibration", "validation", "test")
 ROWS_AN_IMAGE = 3
-TURNS = (4, 5)  # questions of a dialogue, besides those that teach to see: the list and some places
-PLACE_TURNS = 2
-QUIZ_KINDS = ("colour", "read", "existence", "relation", "count")
+DIALOGUE_KINDS = (*KINDS, "relation", "where")
+QUIZ_KINDS = (*KINDS, "colour", "relation", "relation", "where")
+DRILL_KINDS = (*KINDS, "existence", "relation", "relation", "relation")  # what is learned last, more often
 
 
 class SceneSource:
@@ -65,35 +68,66 @@ def question_rows(number: int, split: str, source: SceneSource, rng: random.Rand
                 written += 1
 
 
-def dialogue_rows(number: int, split: str, source: SceneSource, rng: random.Random) -> Iterator[dict]:
-    """`number` rows of one image each, in random order: the list, some places, and `TURNS` questions of mixed kinds."""
-    balance = Balance()
+def list_rows(number: int, split: str, source: SceneSource, rng: random.Random) -> Iterator[dict]:
+    """`number` rows of one image and one turn each: everything with its place."""
     for i in range(number):
         scene, png = source(rng)
-        wanted = [KINDS[j % len(KINDS)] for j in range(rng.randint(*TURNS))]
-        asked = [ask(scene, kind, balance, rng) for kind in wanted]
-        asked += [ask_place(scene, balance, rng) for _ in range(PLACE_TURNS)]
-        questions = list(dict.fromkeys([list_things(scene), *(q for q in asked if q is not None)]))
-        rng.shuffle(questions)
-        yield _row(f"{split}-{i:05d}", png, questions, "dialogue")
+        yield _row(f"{split}-{i:05d}", png, [list_things(scene)], "list")
 
 
-def quiz_rows(number: int, split: str, source: SceneSource, rng: random.Random) -> Iterator[dict]:
-    """`number` rows of one image each, in random order: where all things are, where two are, and `QUIZ_KINDS`.
+def dialogue_rows(
+    number: int,
+    split: str,
+    source: SceneSource,
+    rng: random.Random,
+    kinds: tuple[str, ...] = DIALOGUE_KINDS,
+    asked: int = 5,
+    lists: int = 2,
+) -> Iterator[dict]:
+    """`number` rows of one image each: `asked` questions of `kinds` in random order, then some of `LISTS_BY_LOOKS`.
 
-    For a model that has learned from dialogues to say what is in a place: here it learns to find things by their looks.
+    The lists come last: after them a question could be answered from the text, without looking. They teach to find
+    things by their looks, one step at a time, where a question asks for two.
     """
     balance = Balance()
     for i in range(number):
         scene, png = source(rng)
-        asked = [ask(scene, kind, balance, rng) for kind in QUIZ_KINDS]
-        asked += [ask_where(scene, balance, rng) for _ in range(2)]
-        questions = list(dict.fromkeys([locate_things(scene), *(q for q in asked if q is not None)]))
-        rng.shuffle(questions)
-        yield _row(f"{split}-{i:05d}", png, questions, "dialogue")
+        questions = _asked(scene, rng.sample(kinds, asked), balance, rng)
+        made = [make_list(scene) for make_list in rng.sample(LISTS_BY_LOOKS, lists)]
+        yield _row(f"{split}-{i:05d}", png, questions + made, "dialogue")
 
 
-STYLES = {"questions": question_rows, "dialogue": dialogue_rows, "quiz": quiz_rows}
+def comparison_rows(number: int, split: str, source: SceneSource, rng: random.Random) -> Iterator[dict]:
+    """As `dialogue_rows`, with lists that teach to read and to compare."""
+    balance = Balance()
+    for i in range(number):
+        scene, png = source(rng)
+        lists = [rng.choice(LISTS_BY_LOOKS)(scene), rng.choice(COMPARISONS)(scene), list_characters(scene)]
+        rng.shuffle(lists)
+        questions = _asked(scene, rng.sample(DIALOGUE_KINDS, 6), balance, rng)
+        yield _row(f"{split}-{i:05d}", png, questions + [made for made in lists if made is not None], "dialogue")
+
+
+def drill_rows(number: int, split: str, source: SceneSource, rng: random.Random) -> Iterator[dict]:
+    """`number` rows of one image each: `DRILL_KINDS` in random order, then where two things are, and no list.
+
+    Where things are comes last, as a relation could be read off it.
+    """
+    balance = Balance()
+    for i in range(number):
+        scene, png = source(rng)
+        questions = _asked(scene, rng.sample(DRILL_KINDS, len(DRILL_KINDS)), balance, rng)
+        yield _row(f"{split}-{i:05d}", png, questions + _asked(scene, ["where"] * 2, balance, rng), "dialogue")
+
+
+STYLES = {
+    "questions": question_rows,
+    "list": list_rows,
+    "dialogue": dialogue_rows,
+    "quiz": partial(dialogue_rows, kinds=QUIZ_KINDS, asked=8, lists=1),
+    "comparison": comparison_rows,
+    "drill": drill_rows,
+}
 
 
 def build(
@@ -104,7 +138,7 @@ def build(
     Parameters
     ----------
     out : folder to write `<split>-00000-of-00001.parquet` into. It must not exist yet, or be empty.
-    style : "questions", "dialogue" or "quiz".
+    style : one of `STYLES`.
     seed : the same seed, style and row numbers give the same rows.
     apart_from : folder of another question set, none of whose pictures may be drawn.
     **rows : rows of each split, by its name (`train`, `calibration`, `validation`, `test`); a split of 0 is left out.
@@ -127,6 +161,12 @@ def build(
             splits[split] = list(STYLES[style](rows[split], split, source, rng))
     _write(out, splits)
     return splits
+
+
+def _asked(scene: Scene, kinds: Iterable[str], balance: Balance, rng: random.Random) -> list[Question]:
+    """A question of each kind, less those that the scene does not have, and each once."""
+    found = [ask(scene, kind, balance, rng) for kind in kinds]
+    return list(dict.fromkeys(question for question in found if question is not None))
 
 
 def _card(splits: dict[str, list[dict]]) -> str:
@@ -179,7 +219,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--style", choices=sorted(STYLES), default="questions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--apart-from", type=Path, help="a question set whose pictures must not be drawn again")
-    for split, number in zip(SPLITS, (2500, 160, 300, 1000), strict=True):
+    for split, number in zip(SPLITS, (4000, 160, 300, 1000), strict=True):
         parser.add_argument(f"--{split}", type=int, default=number, metavar="ROWS")
     args = parser.parse_args(argv)
     try:

@@ -1,8 +1,8 @@
 """What is in a picture, and how it is drawn.
 
-A scene is a 3 x 3 grid of cells with three to six things in it. A thing has a colour and a form: one of four
-shapes, a digit or a letter. Things sit a few pixels off the middle of their cell and differ in size, so their
-outlines do not line up with the patches of a vision tower.
+A scene is a 3 x 3 grid of cells with three to six things in it: shapes of different forms, of few colours, and
+mostly a digit or a letter among them. One word ("the circle", "the digit") therefore always means one thing. Things sit
+a pixel off the middle of their cell and differ a little in size.
 """
 
 import io
@@ -21,11 +21,12 @@ COLOURS = {
     "purple": (140, 50, 170),
     "orange": (245, 130, 20),
 }
-SHAPES = ("circle", "square", "triangle", "cross")
-FORMS = (*SHAPES, *DIGITS, *LETTERS)
+SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
 IMAGE_SIZE = 96
 GRID = 3
 CELL = IMAGE_SIZE // GRID
+GLYPH_SHARE = 0.8
+GLYPH_DOT = 4  # pixels a bitmap dot
 _BACKGROUNDS = ((255, 255, 255), (232, 232, 232), (30, 30, 30), (0, 0, 0))
 
 
@@ -43,7 +44,13 @@ class Thing:
 
     @property
     def name(self) -> str:
+        """As a list names it: "red circle", "blue 7"."""
         return f"{self.colour} {self.form}"
+
+    @property
+    def word(self) -> str:
+        """The word that a question means it by: its shape, "digit" or "letter"."""
+        return "digit" if self.form in DIGITS else "letter" if self.form in LETTERS else self.form
 
 
 @dataclass(frozen=True)
@@ -55,23 +62,24 @@ class Scene:
 
 
 def sample_scene(rng: random.Random) -> Scene:
-    """A random scene. Few colours and few shapes are used at once, so that the same one is met up to several times."""
-    colours = rng.sample(list(COLOURS), rng.randint(2, 4))
-    shapes = rng.sample(SHAPES, rng.randint(1, 3))
-    cells = sorted(rng.sample(range(GRID * GRID), rng.randint(3, 6)))
+    """A random scene. Few colours are used at once, so that the same one is met up to several times."""
+    colours = rng.sample(list(COLOURS), rng.randint(2, 3))
+    forms: list[str] = rng.sample(SHAPES, rng.randint(3, 5))
+    if rng.random() < GLYPH_SHARE:
+        forms.append(rng.choice(rng.choice((DIGITS, LETTERS))))
+    cells = rng.sample(range(GRID * GRID), len(forms))
     things = []
-    for cell in cells:
+    for cell, form in sorted(zip(cells, forms, strict=True)):
         row, column = divmod(cell, GRID)
-        pool = rng.choices((shapes, DIGITS, LETTERS), weights=(64, 18, 18))[0]
         things.append(
             Thing(
                 colour=rng.choice(colours),
-                form=rng.choice(pool),
+                form=form,
                 row=row,
                 column=column,
-                x=column * CELL + CELL // 2 + rng.randint(-3, 3),
-                y=row * CELL + CELL // 2 + rng.randint(-3, 3),
-                size=rng.randint(18, 24),
+                x=column * CELL + CELL // 2 + rng.randint(-1, 1),
+                y=row * CELL + CELL // 2 + rng.randint(-1, 1),
+                size=rng.choice((22, 24, 26)),
             )
         )
     return Scene(tuple(things), rng.choice(_BACKGROUNDS))
@@ -103,6 +111,10 @@ def _draw_shape(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
         pen.ellipse(box, fill=colour)
     elif thing.form == "square":
         pen.rectangle(box, fill=colour)
+    elif thing.form == "ring":
+        pen.ellipse(box, outline=colour, width=4)
+    elif thing.form == "diamond":
+        pen.polygon([(x, y - half), (x + half, y), (x, y + half), (x - half, y)], fill=colour)
     elif thing.form == "triangle":
         pen.polygon([(x, y - half), (x - half, y + half), (x + half, y + half)], fill=colour)
     else:
@@ -112,7 +124,7 @@ def _draw_shape(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
 
 
 def _draw_glyph(pen: ImageDraw.ImageDraw, thing: Thing) -> None:
-    dot = thing.size // ROWS  # pixels a bitmap dot: 2 or 3
+    dot = GLYPH_DOT
     left, top = thing.x - COLUMNS * dot // 2, thing.y - ROWS * dot // 2
     for i, bits in enumerate(GLYPHS[thing.form]):
         for j, bit in enumerate(bits):

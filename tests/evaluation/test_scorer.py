@@ -1,5 +1,6 @@
 """Scoring while Lightning validates, tests and predicts."""
 
+import copy
 import json
 
 import lightning as L
@@ -113,14 +114,11 @@ def test_without_a_folder_nothing_is_written(model, processor, folder, tmp_path,
 def test_half_precision(model, processor, folder, tmp_path, precision):
     """Runs, with autocast where that is asked for; random weights answer what they like."""
     seen = []
-    module = Answering(model, processor)
-    handle = model.lm_head.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    model = copy.deepcopy(model)  # the other tests' model must not be rounded
+    model.lm_head.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
     scorer = GenerationScorer(tmp_path / "predictions", max_new_tokens=2)
-    try:
-        trainer_of(scorer, precision=precision).test(module, datamodule=data_of(folder, processor, test_limit=4))
-    finally:
-        handle.remove()
-        model.float()
+    trainer = trainer_of(scorer, precision=precision)
+    trainer.test(Answering(model, processor), datamodule=data_of(folder, processor, test_limit=4))
     assert set(seen) == {torch.bfloat16}
     assert len(lines_of(tmp_path / "predictions" / "test.jsonl")) == 4
 

@@ -12,7 +12,7 @@ from yopo_train.errors import UserError
 from yopo_train.pruning import prune
 from yopo_train.recovery import LoraOptions, OptimizerOptions, YopoModule, attach_lora
 from yopo_train.recovery.loss import IGNORE, answer_loss
-from yopo_train.recovery.module import lr_factor
+from yopo_train.recovery.optimizer import lr_factor
 
 
 def labelled_batch() -> dict:

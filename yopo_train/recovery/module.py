@@ -1,6 +1,5 @@
 """The model as Lightning trains and scores it."""
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from yopo_train.plan import PruningPlan
 from yopo_train.pruning import active_plan, prune
 from yopo_train.recovery.adapter import attach_lora
 from yopo_train.recovery.loss import answer_loss
+from yopo_train.recovery.optimizer import lr_factor, make_optimizer
 from yopo_train.recovery.options import LoraOptions, OptimizerOptions
 
 
@@ -41,7 +41,7 @@ class YopoModule(LightningModule):
     lora
         The adapter.
     optimizer
-        AdamW and its schedule.
+        Which one, and its schedule.
     gradient_checkpointing
         Recompute each layer in the backward pass instead of keeping its activations.
     backend
@@ -157,15 +157,9 @@ class YopoModule(LightningModule):
         self.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW; linear warm-up, then cosine, over all steps of the fit."""
+        """The optimizer; linear warm-up, then cosine, over all steps of the fit."""
         options = self.optimizer_options
-        weights = list(self.trainable().values())
-        groups = [
-            {"params": [w for w in weights if w.dim() >= 2], "weight_decay": options.weight_decay},
-            {"params": [w for w in weights if w.dim() < 2], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=tuple(options.betas))
+        optimizer = make_optimizer(self.trainable(), options)
         steps = options.schedule_steps or int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps, options))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -204,12 +198,3 @@ class YopoModule(LightningModule):
     def _identity(self) -> dict[str, str | None]:
         plan = active_plan(self.model)
         return {"base": self.base, "plan": plan.id if plan is not None else None, "tuning": self.tuning}
-
-
-def lr_factor(step: int, steps: int, options: OptimizerOptions) -> float:
-    """Share of the highest learning rate at an optimizer step, counted from 0: linear warm-up, then cosine."""
-    warmup = math.ceil(options.warmup_ratio * steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return options.min_lr_ratio + (1 - options.min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2

@@ -50,12 +50,16 @@ class LoraOptions:
 
 @dataclass
 class OptimizerOptions:
-    """AdamW with linear warm-up and cosine decay.
+    """AdamW, or Muon beside it, with linear warm-up and cosine decay.
 
     Parameters
     ----------
+    name
+        adamw. muon: hidden matrices by Muon, everything else by AdamW; made for training from scratch.
     lr
         Highest learning rate.
+    muon_lr_ratio
+        Muon's learning rate over AdamW's. Its updates are scaled to the size of AdamW's, so 1 is a good start.
     weight_decay
         Of matrices; biases, norms and other vectors are not decayed.
     betas
@@ -69,7 +73,9 @@ class OptimizerOptions:
         cosine to another one.
     """
 
+    name: Literal["adamw", "muon"] = "adamw"
     lr: float = 2e-4
+    muon_lr_ratio: float = 1.0
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_ratio: float = 0.03
@@ -78,6 +84,7 @@ class OptimizerOptions:
 
     def __post_init__(self) -> None:
         _require("optimizer.lr", self.lr, self.lr > 0, "a number > 0")
+        _require("optimizer.muon_lr_ratio", self.muon_lr_ratio, self.muon_lr_ratio > 0, "a number > 0")
         _require("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "a number >= 0")
         _require("optimizer.betas", list(self.betas), all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
         _require("optimizer.warmup_ratio", self.warmup_ratio, 0 <= self.warmup_ratio <= 1, "a share in [0, 1]")

@@ -22,12 +22,12 @@ def test_a_sweep_over_a_slice(tiny_vlm, tmp_path, capsys):
     found = json.loads((tmp_path / "bench.json").read_text())
     assert [point["visual_tokens"] for point in found["points"]] == [4, 16]
     assert found["growth"].keys() == {"base", "pruned"} and found["layers"] == 4
-    assert found["points"][0]["whole_model"]["layers"] == 6
+    assert found["points"][0]["whole_model"]["layers"] == 8
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_one_prompt_shape_with_a_plan_file(tiny_vlm, tmp_path, capsys):
-    plan = random_plan(ModelDims(6, 128, 384, 8, 8, 16), 3, 2)
+    plan = random_plan(ModelDims(8, 128, 384, 8, 8, 16), 3, 2)
     plan.save(tmp_path / "plan.safetensors")
     (result,) = bench(
         str(tiny_vlm), None, "16", 8, plan=tmp_path / "plan.safetensors", repeats=1, decode=0, device="cpu",
@@ -43,8 +43,8 @@ BAD = {
     "no visual tokens": (["--visual-tokens=0"], "--visual-tokens is 0, expected a square number"),
     "no number": (["--visual-tokens", "576;2304"], "--visual-tokens is '576;2304', expected a number"),
     "twice": (["--visual-tokens=16,16"], "--visual-tokens is 16,16, expected each number once"),
-    "layers": (["--layers=99"], "--layers is 99, expected 1 to 6"),
-    "no layer": (["--layers=0"], "--layers is 0, expected 1 to 6"),
+    "layers": (["--layers=99"], "--layers is 99, expected 1 to 8"),
+    "no layer": (["--layers=0"], "--layers is 0, expected 1 to 8"),
     "model": (["--model=gpt-7"], "--model is 'gpt-7', expected one of llava-1.5-7b, llava-1.5-13b, a folder"),
     "dtype": (["--dtype=float99"], "--dtype is 'float99', expected one of: float32, bfloat16, float16"),
     "device": (["--device=tpu"], "--device is 'tpu', expected cpu, cuda"),
@@ -76,10 +76,10 @@ def test_bad_options_are_one_line(case, tiny_vlm, capsys):
 
 def test_a_plan_of_another_slice_and_an_output_that_is_a_folder(tiny_vlm, tmp_path, capsys):
     file = tmp_path / "plan.safetensors"
-    random_plan(ModelDims(6, 128, 384, 8, 8, 16), 3, 2).save(file)
+    random_plan(ModelDims(8, 128, 384, 8, 8, 16), 3, 2).save(file)
     base = ["bench", "--model", str(tiny_vlm), "--device=cpu", f"--plan={file}"]
     for options, message in (
-        (["--layers=4"], "--layers 4: the model has layers = 4, but the plan was made for a model with layers = 6"),
+        (["--layers=4"], "--layers 4: the model has layers = 4, but the plan was made for a model with layers = 8"),
         (["--radius=2"], "--radius is 2, expected none beside --plan"),
         ([f"--json={tmp_path}"], "but that is a folder"),
     ):

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import VISUAL, random_plan, toy_batch, toy_dims, toy_llava
 
-from yopo_train.bench.flops import counted_flops, language_model_call
+from yopo_train.bench.call import language_model_call
+from yopo_train.bench.flops import counted_flops
 from yopo_train.cost import prefill_flops
 from yopo_train.models.prompt import prompt_of
 from yopo_train.plan import PruningPlan

@@ -97,6 +97,17 @@ def test_only_what_is_asked_for():
     assert "train_flops" not in result.as_dict()["base"] and "whole_model" not in result.as_dict()
 
 
+def test_the_language_model_alone():
+    model, towers = toy_llava(), []
+    model.model.vision_tower.register_forward_pre_hook(lambda *_: towers.append(1))
+    batch, plan = toy_batch([[3, "image", 4]]), random_plan(toy_dims(model), 2, 1)
+    result = compare(model, batch, plan, Options(3, vision=False, decode=1, whole=plan))
+    assert {lap for row in result.rows.values() for lap in row.times} == {"prefill", "decode"}
+    assert len(towers) == 2  # once for each contender
+    assert result.rows["pruned"].cache_bytes == result.rows["pruned"].cache_formula
+    assert result.whole_model is not None and "| vision" not in report(result)
+
+
 def test_labels_stand_on_the_last_text():
     batch = toy_batch([[3, "image", 8]] * 2)
     labels = answer_labels(toy_llava(), batch)

@@ -41,6 +41,17 @@ def test_contenders_take_turns_and_only_the_second_run_of_a_late_round_counts():
     assert len(ticks) == turns(2, repeats=2, warmup=1) == 6
 
 
+def test_a_slow_measure_is_run_once_a_round():
+    log = []
+
+    def measure(watch: Stopwatch) -> None:
+        log.append("run")
+        watch.laps["lap"] = 1.0
+
+    interleave({"a": Contender(lambda: log.append("prepare"), [measure])}, CPU, 2, 1, settle_below=0.0)
+    assert log == ["prepare", "run", "run", "prepare", "run", "prepare", "run"]
+
+
 def test_every_measure_of_a_contender_is_kept():
     def measure(watch: Stopwatch, name: str) -> None:
         watch.laps[name] = 1.0

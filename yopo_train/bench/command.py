@@ -50,6 +50,7 @@ def bench(
     budget: float | None = None,
     plan: Path | None = None,
     radius: int | None = None,
+    vision: bool = True,
     decode: int = 16,
     train: bool = False,
     reference: bool = False,
@@ -71,6 +72,7 @@ def bench(
         budget: share of the visual FLOPs to keep
         plan: a plan.safetensors
         radius: neighbor radius of the preset or budget; 3 unless given
+        vision: time the vision tower, too; false measures the language model alone
         decode: tokens to generate after the prompt
         train: also a LoRA training step
         reference: also the authors' way, masks in the stock model
@@ -92,7 +94,7 @@ def bench(
         check_memory(point.config, dtype, where)
     comparisons = []
     for point in points:
-        options = Options(repeats, decode=decode, train=train, reference=reference, whole=point.whole)
+        options = Options(repeats, vision=vision, decode=decode, train=train, reference=reference, whole=point.whole)
         with _enough_memory(), _progress(f"{point.visual_tokens} visual tokens", options.turns) as on_turn:
             network = random_model(point.config, dtype, where)
             inputs = random_inputs(network, point.visual_tokens, text_tokens, batch)

@@ -17,10 +17,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-
-from ..models import family_of, unwrap
 
 aten = torch.ops.aten
 Pairs = Literal["attended", "computed"]
@@ -32,25 +30,6 @@ def counted_flops(run: Callable[[], Any], pairs: Pairs) -> int:
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         run()
     return counter.get_total_flops()
-
-
-def language_model_call(model: nn.Module, inputs: dict[str, Tensor], use_cache: bool = True) -> Callable[[], Tensor]:
-    """The language model's part of ``model(**inputs)``, LM head on the last token included, to be run by itself."""
-    base, calls = unwrap(model), []
-    text_model = family_of(model).text_model(base)
-    handle = text_model.register_forward_pre_hook(lambda _, args, kwargs: calls.append(kwargs), with_kwargs=True)
-    try:
-        with torch.inference_mode():
-            base(**inputs, use_cache=use_cache, logits_to_keep=1)
-    finally:
-        handle.remove()
-    kwargs = {**calls[0], "past_key_values": None}  # the cache of that call is full by now
-
-    def run() -> Tensor:
-        with torch.inference_mode():
-            return base.get_output_embeddings()(text_model(**kwargs).last_hidden_state[:, -1:])
-
-    return run
 
 
 def _raw(function: Callable[..., int]) -> Callable[..., int]:

@@ -18,33 +18,35 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..cost import Prompt, kv_cache_bytes, prefill_flops
-from ..models import family_of, unwrap
+from ..models import unwrap
 from ..models.prompt import prompt_of
 from ..plan import PruningPlan
 from ..pruning import prune, unprune
+from .call import Inputs, TimedCall
 from .device import device_name
-from .flops import counted_flops, language_model_call
+from .flops import counted_flops
 from .memory import cache_bytes, peak_bytes, weight_bytes
 from .results import Comparison, Row
-from .timer import Contender, Measure, Stopwatch, interleave, turns
+from .timer import Contender, interleave, turns
 from .training import lora_step
 from .whole_model import LAYER, extrapolate
 
-Inputs = dict[str, Tensor]
 Switch = Callable[[nn.Module], nn.Module]
 
 
 @dataclass
 class Options:
-    """What to measure beside vision tower, prefill and memory.
+    """What to measure beside prefill and memory.
 
     Parameters
     ----------
     repeats, warmup
         Timed rounds, and rounds before them.
+    vision
+        False: the language model alone; what is in front of it runs once, untimed.
     decode
         Tokens to generate; 0 measures no decoding.
     train
@@ -56,7 +58,8 @@ class Options:
     """
 
     repeats: int = 10
-    warmup: int = 2
+    warmup: int = 1
+    vision: bool = True
     decode: int = 0
     train: bool = False
     reference: bool = False
@@ -105,10 +108,14 @@ def compare(
         cases["reference"] = _Case(lambda model: prune(model, plan, "reference"), plan, cached=False)
     device, prompt = next(model.parameters()).device, prompt_of(model, inputs)
     try:
-        rows = {name: _sizes(case, model, inputs, prompt) for name, case in cases.items()}
-        contenders = {
-            name: Contender(partial(case.switch, model), _measures(model, inputs, options, case.cached))
+        by_layer = options.whole is not None
+        calls = {
+            name: TimedCall(model, inputs, case.cached, options.vision, options.decode, by_layer)
             for name, case in cases.items()
+        }
+        rows = {name: _sizes(case, calls[name], prompt) for name, case in cases.items()}
+        contenders = {
+            name: Contender(partial(case.switch, model), calls[name].measures()) for name, case in cases.items()
         }
         times = interleave(contenders, device, options.repeats, options.warmup, on_turn)
         if options.train:
@@ -135,44 +142,6 @@ def compare(
 
 
 # -- timed ------------------------------------------------------------------------------------------------------------
-def _measures(model: nn.Module, inputs: Inputs, options: Options, cached: bool) -> list[Measure]:
-    answer = partial(_answer, model, inputs, options.decode if cached else 0, cached)
-    return [answer, partial(_layer_by_layer, model, inputs, cached)] if options.whole else [answer]
-
-
-@torch.inference_mode()
-def _answer(model: nn.Module, inputs: Inputs, decode: int, cached: bool, watch: Stopwatch) -> None:
-    """Vision, prefill, first token and decode of one call."""
-    text_model = family_of(model).text_model(unwrap(model))
-    border = text_model.register_forward_pre_hook(lambda *_: watch.lap("vision"))
-    try:
-        watch.start()
-        output = model(**inputs, use_cache=cached, logits_to_keep=1)
-        watch.lap("prefill")
-    finally:
-        border.remove()
-    watch.total("first_token")
-    for _ in range(decode):
-        token = output.logits[:, -1:].argmax(-1)
-        output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
-    if decode:
-        watch.lap("decode", parts=decode)
-
-
-@torch.inference_mode()
-def _layer_by_layer(model: nn.Module, inputs: Inputs, cached: bool, watch: Stopwatch) -> None:
-    """One lap a layer; apart from `_answer`, because on a GPU waiting for each layer takes time itself."""
-    layers = family_of(model).text_model(unwrap(model)).layers
-    hooks = [layers[0].register_forward_pre_hook(lambda *_: watch.start())]
-    for number, layer in enumerate(layers):
-        hooks.append(layer.register_forward_hook(lambda *_, name=f"{LAYER}{number}": watch.lap(name)))
-    try:
-        model(**inputs, use_cache=cached, logits_to_keep=1)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _train(
     model: nn.Module,
     inputs: Inputs,
@@ -197,25 +166,22 @@ def _train(
 
 
 # -- not timed --------------------------------------------------------------------------------------------------------
-def _sizes(case: _Case, model: nn.Module, inputs: Inputs, prompt: Prompt) -> Row:
+def _sizes(case: _Case, call: TimedCall, prompt: Prompt) -> Row:
     """FLOPs and bytes of one contender."""
+    model = call.model
     case.switch(model)
-    batch, itemsize = len(inputs["input_ids"]), next(model.parameters()).itemsize
-    language_model = language_model_call(model, inputs, use_cache=case.cached)
+    batch, itemsize = len(call.inputs["input_ids"]), next(model.parameters()).itemsize
+    language_model = call.language_model
     row = Row(
         flops=batch * prefill_flops(case.plan, prompt, _vocab(model)),
         counted=counted_flops(language_model, "attended"),
         computed=counted_flops(language_model, "computed"),
         weight_bytes=weight_bytes(model),
     )
-    del language_model  # its inputs would count as memory
+    if call.vision:
+        del call.language_model, language_model  # its inputs would count as memory
     outputs = []
-
-    @torch.inference_mode()
-    def whole_call() -> None:
-        outputs.append(model(**inputs, use_cache=case.cached, logits_to_keep=1))
-
-    row.peak_bytes = peak_bytes(model, inputs.values(), whole_call)
+    row.peak_bytes = peak_bytes(model, call.inputs.values(), lambda: outputs.append(call.run()))
     if case.cached:
         row.cache_bytes = cache_bytes(outputs[0].past_key_values)
         row.cache_formula = batch * kv_cache_bytes(case.plan, prompt, itemsize)

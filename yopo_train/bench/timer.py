@@ -1,8 +1,9 @@
 """How is it timed? Contenders in turns, in one process, round after round.
 
 In a round each contender is made ready (its plan put on, untimed); then each of its measures runs once untimed, so that
-allocator and caches settle after the change, and once timed. The first rounds are thrown away. Whatever slows the
-machine down meets all contenders alike.
+allocator and caches settle after the change, and once timed. Where a run takes many seconds, nothing is left to settle,
+and the untimed one is spared. The first rounds are thrown away. Whatever slows the machine down meets all contenders
+alike.
 
 The device is idle whenever the clock is read: nothing from before runs into a timed region, nothing in it is left over.
 """
@@ -83,8 +84,9 @@ def interleave(
     contenders: dict[str, Contender],
     device: torch.device,
     repeats: int,
-    warmup: int = 2,
+    warmup: int = 1,
     on_turn: Callable[[], None] = lambda: None,
+    settle_below: float = 10.0,
 ) -> dict[str, dict[str, Timing]]:
     """Time all contenders.
 
@@ -96,6 +98,8 @@ def interleave(
         Rounds that count, and rounds before them that do not.
     on_turn
         Called after each contender's turn; there are `turns` of them.
+    settle_below
+        Seconds; a measure that took longer has no untimed run any more.
 
     Returns
     -------
@@ -103,11 +107,13 @@ def interleave(
         For each contender the timing of each lap.
     """
     samples: dict[str, dict[str, list[float]]] = {name: {} for name in contenders}
+    slow = set()
     for number in range(warmup + repeats):
         for name, contender in contenders.items():
             contender.prepare()
-            for measure in contender.measures:
-                measure(Stopwatch(device))
+            for place, measure in enumerate(contender.measures):
+                if (name, place) not in slow and _seconds(measure, Stopwatch(device)) > settle_below:
+                    slow.add((name, place))
                 watch = Stopwatch(device)
                 measure(watch)
                 for lap, milliseconds in watch.laps.items() if number >= warmup else ():
@@ -116,6 +122,12 @@ def interleave(
     return {name: {lap: Timing.of(times) for lap, times in laps.items()} for name, laps in samples.items()}
 
 
-def turns(contenders: int, repeats: int, warmup: int = 2) -> int:
+def _seconds(measure: Measure, watch: Stopwatch) -> float:
+    started = time.perf_counter()
+    measure(watch)
+    return time.perf_counter() - started
+
+
+def turns(contenders: int, repeats: int, warmup: int = 1) -> int:
     """How often `interleave` calls ``on_turn``."""
     return contenders * (warmup + repeats)

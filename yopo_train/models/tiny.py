@@ -101,7 +101,7 @@ def tiny_processor() -> LlavaProcessor:
 
 
 def tiny_config(vocabulary: int = VOCABULARY_SIZE) -> LlavaConfig:
-    """Four vision layers and six language-model layers of width 128; eight heads of 16."""
+    """Four vision layers and eight language-model layers of width 128; eight heads of 16."""
     vision = CLIPVisionConfig(
         image_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
@@ -116,7 +116,7 @@ def tiny_config(vocabulary: int = VOCABULARY_SIZE) -> LlavaConfig:
         vocab_size=vocabulary,
         hidden_size=128,
         intermediate_size=384,
-        num_hidden_layers=6,
+        num_hidden_layers=8,
         num_attention_heads=8,
         num_key_value_heads=8,
         max_position_embeddings=2048,

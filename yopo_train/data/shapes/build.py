@@ -7,15 +7,13 @@
 A row is {id, images, messages, kind}. Style `questions` writes one question a row, each kind equally often, and
 several rows share an image. The others are for training from scratch, several turns about one image a row: `list` says
 what is in every place, which teaches a model to see; `dialogue` asks questions and lists things by their looks, which
-teaches it to find them; `quiz` asks more and lists less; `comparison` also lists what is to be read and compared;
-`drill` only asks.
+teaches it to find and to compare them; `drill` only asks.
 """
 
 import argparse
 import hashlib
 import random
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 
 from yopo_train.data.shapes.questions import (
@@ -26,6 +24,7 @@ from yopo_train.data.shapes.questions import (
     Question,
     ask,
     list_characters,
+    list_counts,
     list_things,
 )
 from yopo_train.data.shapes.scene import Scene, draw, png_bytes, sample_scene
@@ -34,7 +33,6 @@ from yopo_train.errors import UserError
 SPLITS = ("train", "calibration", "validation", "test")
 ROWS_AN_IMAGE = 3
 DIALOGUE_KINDS = (*KINDS, "relation", "where")
-QUIZ_KINDS = (*KINDS, "colour", "relation", "relation", "where")
 DRILL_KINDS = (*KINDS, "existence", "relation", "relation", "relation")  # what is learned last, more often
 
 
@@ -75,37 +73,20 @@ def list_rows(number: int, split: str, source: SceneSource, rng: random.Random) 
         yield _row(f"{split}-{i:05d}", png, [list_things(scene)], "list")
 
 
-def dialogue_rows(
-    number: int,
-    split: str,
-    source: SceneSource,
-    rng: random.Random,
-    kinds: tuple[str, ...] = DIALOGUE_KINDS,
-    asked: int = 5,
-    lists: int = 2,
-) -> Iterator[dict]:
-    """`number` rows of one image each: `asked` questions of `kinds` in random order, then some of `LISTS_BY_LOOKS`.
+def dialogue_rows(number: int, split: str, source: SceneSource, rng: random.Random) -> Iterator[dict]:
+    """`number` rows of one image each: five of `DIALOGUE_KINDS` in random order, then three lists.
 
     The lists come last: after them a question could be answered from the text, without looking. They teach to find
-    things by their looks, one step at a time, where a question asks for two.
+    things by their looks, to read and to compare, one step at a time, where a question asks for two.
     """
     balance = Balance()
     for i in range(number):
         scene, png = source(rng)
-        questions = _asked(scene, rng.sample(kinds, asked), balance, rng)
-        made = [make_list(scene) for make_list in rng.sample(LISTS_BY_LOOKS, lists)]
-        yield _row(f"{split}-{i:05d}", png, questions + made, "dialogue")
-
-
-def comparison_rows(number: int, split: str, source: SceneSource, rng: random.Random) -> Iterator[dict]:
-    """As `dialogue_rows`, with lists that teach to read and to compare."""
-    balance = Balance()
-    for i in range(number):
-        scene, png = source(rng)
-        lists = [rng.choice(LISTS_BY_LOOKS)(scene), rng.choice(COMPARISONS)(scene), list_characters(scene)]
+        questions = _asked(scene, rng.sample(DIALOGUE_KINDS, 5), balance, rng)
+        chosen = (rng.choice(LISTS_BY_LOOKS), rng.choice(COMPARISONS), rng.choice((list_counts, list_characters)))
+        lists = [made for make in chosen if (made := make(scene)) is not None]
         rng.shuffle(lists)
-        questions = _asked(scene, rng.sample(DIALOGUE_KINDS, 6), balance, rng)
-        yield _row(f"{split}-{i:05d}", png, questions + [made for made in lists if made is not None], "dialogue")
+        yield _row(f"{split}-{i:05d}", png, questions + lists, "dialogue")
 
 
 def drill_rows(number: int, split: str, source: SceneSource, rng: random.Random) -> Iterator[dict]:
@@ -124,8 +105,6 @@ STYLES = {
     "questions": question_rows,
     "list": list_rows,
     "dialogue": dialogue_rows,
-    "quiz": partial(dialogue_rows, kinds=QUIZ_KINDS, asked=8, lists=1),
-    "comparison": comparison_rows,
     "drill": drill_rows,
 }
 
@@ -219,7 +198,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--style", choices=sorted(STYLES), default="questions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--apart-from", type=Path, help="a question set whose pictures must not be drawn again")
-    for split, number in zip(SPLITS, (4000, 160, 300, 1000), strict=True):
+    for split, number in zip(SPLITS, (8000, 160, 300, 1000), strict=True):
         parser.add_argument(f"--{split}", type=int, default=number, metavar="ROWS")
     args = parser.parse_args(argv)
     try:

@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 from yopo_train.data.shapes.scene import COLOURS, GRID, SHAPES, Scene, Thing
 
@@ -73,27 +73,38 @@ def list_counts(scene: Scene) -> Question:
 
 
 def list_characters(scene: Scene) -> Question | None:
-    """The digit or letter behind its word, or None where there is none."""
-    read = [f"{thing.word} {thing.form}" for thing in scene.things if thing.word != thing.form]
+    """Digit and letter, each behind its word, or None where there is none."""
+    read = [f"{thing.word} {thing.form}" for thing in _by_word(scene) if thing.word != thing.form]
     return Question("list", "What is shown?", ", ".join(read)) if read else None
 
 
 def compare_across(scene: Scene) -> Question | None:
     """Every two things that the lists name one after the other, and which way the first is from the second."""
-    pairs = [(a, b) for a, b in pairwise(_by_word(scene)) if a.column != b.column]
-    named = (f"{a.word} {b.word} {'left' if a.column < b.column else 'right'}" for a, b in pairs)
-    return Question("list", "List all objects left or right.", ", ".join(named)) if pairs else None
+    return _compared(scene, "List all objects left or right.", _across)
 
 
 def compare_down(scene: Scene) -> Question | None:
     """As `compare_across`, from top to bottom."""
-    pairs = [(a, b) for a, b in pairwise(_by_word(scene)) if a.row != b.row]
-    named = (f"{a.word} {b.word} {'above' if a.row < b.row else 'below'}" for a, b in pairs)
-    return Question("list", "List all objects above or below.", ", ".join(named)) if pairs else None
+    return _compared(scene, "List all objects above or below.", _down)
 
 
 COMPARISONS = (compare_across, compare_down)
-LISTS_BY_LOOKS = (list_colours, list_places, list_counts)
+LISTS_BY_LOOKS = (list_colours, list_places)
+
+
+def _compared(scene: Scene, text: str, side: Callable[[Thing, Thing], str | None]) -> Question | None:
+    sides = ((a, b, side(a, b)) for a, b in pairwise(_by_word(scene)))
+    named = [f"{a.word} {b.word} {where}" for a, b, where in sides if where is not None]
+    return Question("list", text, ", ".join(named)) if named else None
+
+
+def _across(one: Thing, other: Thing) -> str | None:
+    """On which side of `other` `one` is, or None where it is neither."""
+    return None if one.column == other.column else "left" if one.column < other.column else "right"
+
+
+def _down(one: Thing, other: Thing) -> str | None:
+    return None if one.row == other.row else "above" if one.row < other.row else "below"
 
 
 def _by_word(scene: Scene) -> list[Thing]:
@@ -132,16 +143,11 @@ def _count(scene: Scene) -> list[Question]:
 
 def _relation(scene: Scene) -> list[Question]:
     questions = []
-    for one in scene.things:
-        for other in scene.things:
-            if one.column != other.column:
-                answer = "left" if one.column < other.column else "right"
-                text = f"Is the {one.word} left or right of the {other.word}?"
-                questions.append(Question("relation", text, answer))
-            if one.row != other.row:
-                answer = "above" if one.row < other.row else "below"
-                text = f"Is the {one.word} above or below the {other.word}?"
-                questions.append(Question("relation", text, answer))
+    for one, other in permutations(scene.things, 2):
+        for side, asked in ((_across, "left or right of"), (_down, "above or below")):
+            where = side(one, other)
+            if where is not None:
+                questions.append(Question("relation", f"Is the {one.word} {asked} the {other.word}?", where))
     return questions
 
 

@@ -1,8 +1,8 @@
 """What is in a picture, and how it is drawn.
 
 A scene is a 3 x 3 grid of cells with three to six things in it: shapes of different forms, of few colours, and
-mostly a digit or a letter among them. One word ("the circle", "the digit") therefore always means one thing. Things sit
-a pixel off the middle of their cell and differ a little in size.
+mostly a digit or a letter or both among them. One word ("the circle", "the digit") therefore always means one thing.
+Things are moved by a pixel and differ a little in size.
 """
 
 import io
@@ -25,9 +25,10 @@ SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
 IMAGE_SIZE = 96
 GRID = 3
 CELL = IMAGE_SIZE // GRID
-GLYPH_SHARE = 0.8
-GLYPH_DOT = 4  # pixels a bitmap dot
-_BACKGROUNDS = ((255, 255, 255), (232, 232, 232), (30, 30, 30), (0, 0, 0))
+MIDDLE = 12  # of a thing in its cell: it fills three by three patches of 8 pixels, not parts of four by four
+DIGIT_SHARE, LETTER_SHARE = 0.7, 0.5  # of the scenes
+GLYPH_DOT = 3  # pixels a bitmap dot
+_BACKGROUNDS = ((255, 255, 255), (246, 246, 246), (236, 236, 236))
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class Scene:
 def sample_scene(rng: random.Random) -> Scene:
     """A random scene. Few colours are used at once, so that the same one is met up to several times."""
     colours = rng.sample(list(COLOURS), rng.randint(2, 3))
-    forms: list[str] = rng.sample(SHAPES, rng.randint(3, 5))
-    if rng.random() < GLYPH_SHARE:
-        forms.append(rng.choice(rng.choice((DIGITS, LETTERS))))
+    forms: list[str] = rng.sample(SHAPES, rng.randint(3, 4))
+    forms += [rng.choice(DIGITS)] * (rng.random() < DIGIT_SHARE)
+    forms += [rng.choice(LETTERS)] * (rng.random() < LETTER_SHARE)
     cells = rng.sample(range(GRID * GRID), len(forms))
     things = []
     for cell, form in sorted(zip(cells, forms, strict=True)):
@@ -77,8 +78,8 @@ def sample_scene(rng: random.Random) -> Scene:
                 form=form,
                 row=row,
                 column=column,
-                x=column * CELL + CELL // 2 + rng.randint(-1, 1),
-                y=row * CELL + CELL // 2 + rng.randint(-1, 1),
+                x=column * CELL + MIDDLE + rng.randint(-1, 1),
+                y=row * CELL + MIDDLE + rng.randint(-1, 1),
                 size=rng.choice((22, 24, 26)),
             )
         )

@@ -34,17 +34,20 @@ def batches(draw):
     return toy_batch(samples, draw(st.sampled_from(["left", "right"])), draw(st.integers(0, 1000)))
 
 
-@settings(max_examples=120, deadline=None)
-@given(st.data(), st.sampled_from(sorted(MODELS)), batches())
-def test_compact_equals_reference(data, kv_heads, batch):
-    model = MODELS[kv_heads]
-    plan = data.draw(plans(toy_dims(model)))
+def assert_compact_equals_reference(model, plan, batch):
     try:
         compact = text_logits(prune(model, plan), batch)
         reference = text_logits(prune(model, plan, backend="reference"), batch, use_cache=False)
     finally:
         unprune(model)
     torch.testing.assert_close(compact, reference, atol=1e-4, rtol=0)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.data(), st.sampled_from(sorted(MODELS)), batches())
+def test_compact_equals_reference(data, kv_heads, batch):
+    model = MODELS[kv_heads]
+    assert_compact_equals_reference(model, data.draw(plans(toy_dims(model))), batch)
 
 
 @pytest.mark.parametrize("radius", [None, 1])
@@ -55,13 +58,7 @@ def test_placeholder_run_that_text_interrupts(radius, place):
     ids = batch["input_ids"]
     start = int((ids[0] == IMAGE_TOKEN).nonzero()[0])
     ids[0, start + place], ids[0, start + VISUAL] = ids[0, start + VISUAL].item(), IMAGE_TOKEN
-    plan = random_plan(toy_dims(model), 3, radius, seed=1)
-    try:
-        compact = text_logits(prune(model, plan), batch)
-        reference = text_logits(prune(model, plan, backend="reference"), batch, use_cache=False)
-    finally:
-        unprune(model)
-    torch.testing.assert_close(compact, reference, atol=1e-4, rtol=0)
+    assert_compact_equals_reference(model, random_plan(toy_dims(model), 3, radius, seed=1), batch)
 
 
 @settings(max_examples=40, deadline=None)

@@ -31,6 +31,12 @@ def visual_mask(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
 
 
 def real_tokens(batch: Mapping[str, Any]) -> Tensor:
-    """Tokens that are not padding: bool ``(batch, tokens)``."""
-    mask = batch.get("attention_mask")
-    return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+    """Tokens that are not padding: bool ``(batch, tokens)``.
+
+    The attention mask may begin with what a KV cache holds already. One of another form pads nothing here: refusing it
+    is the model's business.
+    """
+    ids, mask = batch["input_ids"], batch.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] >= ids.shape[1]:
+        return mask[:, -ids.shape[1] :].bool()
+    return torch.ones_like(ids, dtype=torch.bool)

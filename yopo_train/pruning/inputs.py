@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models import Family
+from ..models.prompt import visual_mask
 from .layout import VisualTokens
 from .state import PruneState
 
@@ -36,7 +37,7 @@ def _announce(
         return (), kwargs
     if kwargs.get("input_ids") is None:
         raise UserError("a pruned model needs input_ids to find the visual tokens, found only inputs_embeds")
-    mask = visual_mask(family, core.config, kwargs)
+    mask = visual_mask(core, kwargs)
     grids = family.grids(core.config, mask.sum(1).tolist(), kwargs)
     return (), {**kwargs, "visual_tokens": VisualTokens(mask, grids)}
 
@@ -49,7 +50,7 @@ def answerable_forward(model: nn.Module, family: Family) -> Callable:
     def forward(self, *args, **kwargs):
         state: PruneState = self.yopo_state
         if state.prunes:
-            _refuse_unanswerable(family, self.config, {**dict(zip(names, args, strict=False)), **kwargs})
+            _refuse_unanswerable(family, self, {**dict(zip(names, args, strict=False)), **kwargs})
         return state.original(self, "forward")(*args, **kwargs)
 
     return forward
@@ -60,21 +61,12 @@ def parameter_names(method: Callable) -> list[str]:
     return list(inspect.signature(method).parameters)[1:]
 
 
-def visual_mask(family: Family, config: Any, inputs: Mapping[str, Any]) -> Tensor:
-    """Visual tokens of this call, padding left out: bool ``(batch, tokens)``."""
-    mask, attention_mask = family.visual_mask(config, inputs["input_ids"]), inputs.get("attention_mask")
-    fits = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
-    if fits and attention_mask.shape[1] >= mask.shape[1]:  # the decoder refuses one that is too short
-        mask = mask & attention_mask[:, -mask.shape[1] :].bool()
-    return mask
-
-
-def _refuse_unanswerable(family: Family, config: Any, inputs: Mapping[str, Any]) -> None:
+def _refuse_unanswerable(family: Family, model: nn.Module, inputs: Mapping[str, Any]) -> None:
     labels, keep = inputs.get("labels"), inputs.get("logits_to_keep", 0)
     last = keep if isinstance(keep, int) else 0
     if not family.has_images(inputs) or inputs.get("input_ids") is None or (labels is None and not last):
         return
-    visual = visual_mask(family, config, inputs)
+    visual = visual_mask(model, inputs)
     if labels is not None:
         refuse_visual_labels(visual, labels)
     if last and visual[:, -last:].any():

@@ -23,6 +23,7 @@ def test_a_sweep_over_a_slice(tiny_vlm, tmp_path, capsys):
     assert [point["visual_tokens"] for point in found["points"]] == [4, 16]
     assert found["growth"].keys() == {"base", "pruned"} and found["layers"] == 4
     assert found["points"][0]["whole_model"]["layers"] == 8
+    assert found["points"][0]["plan"] == found["points"][1]["plan"]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 

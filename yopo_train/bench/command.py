@@ -64,6 +64,7 @@ def bench(
         model: llava-1.5-7b, llava-1.5-13b, or a local folder or Hub id whose config gives the dimensions
         layers: keep only so many layers of the language model; the whole is extrapolated
         visual_tokens: tokens of the image, a square number; several (576,2304,9216) fit the growth of the prefill time
+            under the plan that the first makes
         text_tokens: all other tokens
         batch: samples
         dtype: float32, bfloat16 or float16
@@ -89,7 +90,7 @@ def bench(
         raise UserError(f"--dtype is {dtype!r}, expected one of: {', '.join(RANDOM_DTYPES)}")
     _check_outputs(json, plot)
     pruning = _pruning(preset, budget, plan, radius)
-    points = [_point(model, layers, tokens, pruning) for tokens in _numbers(visual_tokens)]
+    points = _points(model, layers, _numbers(visual_tokens), pruning)
     for point in points:
         check_memory(point.config, dtype, where)
     comparisons = []
@@ -122,17 +123,25 @@ class _Point:
     whole: PruningPlan | None
 
 
-def _point(name: str, layers: int | None, visual_tokens: int, pruning: PlanConfig | PruningPlan) -> _Point:
-    """Refuses, before any model is built, what the model does not have and plans that do not fit."""
-    config = model_config(name)
-    whole = family_of(config).dims(config)
-    grid = shape_config(config, layers, visual_tokens)
-    dims = family_of(config).dims(config)
-    if isinstance(pruning, PruningPlan):
-        pruning.check(dims, f"--model {name}" + (f" --layers {layers}" if layers else ""))
-        return _Point(visual_tokens, config, pruning, None)
-    full = random_plan(whole, pruning, grid) if dims != whole else None
-    return _Point(visual_tokens, config, random_plan(dims, pruning, grid), full)
+def _points(name: str, layers: int | None, sizes: list[int], pruning: PlanConfig | PruningPlan) -> list[_Point]:
+    """Refuses, before any model is built, what the model does not have and plans that do not fit.
+
+    A sweep has one plan, made for its first size: what is kept of heads and channels must not change on the way.
+    """
+    points, plan, whole = [], None, None
+    for visual_tokens in sizes:
+        config = model_config(name)
+        whole_dims = family_of(config).dims(config)
+        grid = shape_config(config, layers, visual_tokens)
+        dims = family_of(config).dims(config)
+        if plan is None and isinstance(pruning, PruningPlan):
+            pruning.check(dims, f"--model {name}" + (f" --layers {layers}" if layers else ""))
+            plan = pruning
+        elif plan is None:
+            plan = random_plan(dims, pruning, grid)
+            whole = random_plan(whole_dims, pruning, grid) if dims != whole_dims else None
+        points.append(_Point(visual_tokens, config, plan, whole))
+    return points
 
 
 def _results(model: str, layers: int | None, comparisons: list[Comparison]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def save_plot(comparisons: list[Comparison], path: Path) -> None:
     axes = figure.add_subplot()
     _lines(axes, comparisons) if len(comparisons) > 1 else _bars(axes, comparisons[0])
     axes.set_ylabel("ms")
-    axes.legend()
+    axes.legend(loc="upper left")
     first = comparisons[0]
     axes.set_title(f"{first.device}, {first.dtype}, batch {first.batch}, {first.text_tokens} text tokens", fontsize=9)
     figure.savefig(path)
@@ -29,6 +29,8 @@ def _lines(axes, comparisons: list[Comparison]) -> None:
     for name, exponent in growth(comparisons).items():
         times = [comparison.rows[name].times["prefill"].median for comparison in comparisons]
         axes.loglog(tokens, times, marker="o", label=f"{name}: tokens^{exponent:.2f}")
+    axes.set_xticks(tokens, [str(number) for number in tokens])
+    axes.minorticks_off()
     axes.set_xlabel("visual tokens (LLM prefill)")
 
 
@@ -41,6 +43,7 @@ def _bars(axes, comparison: Comparison) -> None:
         places = [place + (number - (len(comparison.rows) - 1) / 2) * width for place, _ in there]
         medians = [timing.median for _, timing in there]
         over = [[0.0] * len(there), [timing.p90 - timing.median for _, timing in there]]
-        axes.bar(places, medians, width, yerr=over, label=name)
+        bars = axes.bar(places, medians, width, yerr=over, label=name)
+        axes.bar_label(bars, fmt="%.3g", fontsize=7, padding=2)
     axes.set_xticks(range(len(laps)), [lap.replace("_", " ") for lap in laps])
     axes.set_xlabel(f"{comparison.visual_tokens} visual tokens")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from toy import toy_llava
 
+from yopo_train.errors import UserError
 from yopo_train.recovery import OptimizerOptions
 from yopo_train.recovery.optimizer import make_optimizer
 
@@ -63,6 +64,13 @@ def test_schedule_and_checkpoint_reach_both():
     straight, continued = step(model, optimizer, second), step(resumed, restored, second)
     for name, weight in straight.items():
         assert torch.equal(weight, continued[name]), name
+
+
+def test_weights_that_come_late_are_refused():
+    model, _ = model_and_gradients()
+    optimizer = make_optimizer(dict(model.named_parameters()), OPTIONS)
+    with pytest.raises(UserError, match="weights cannot be added"):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(2, 2))]})
 
 
 def test_without_muon_there_is_one_plain_optimizer():

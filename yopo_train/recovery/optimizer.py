@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from yopo_train.errors import UserError
 from yopo_train.recovery.options import OptimizerOptions
 
 _NOT_HIDDEN = ("embed", "lm_head")  # Muon is made for the matrices between embeddings and head
@@ -22,9 +23,15 @@ class ChainedOptimizer(Optimizer):
     """
 
     def __init__(self, *parts: Optimizer) -> None:
-        self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], {})
+        self.parts = parts
         self._share()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Raises a ``UserError`` once the parts are there: none of them would update the new weights."""
+        if hasattr(self, "parts"):
+            raise UserError("weights cannot be added to optimizer.name muon in a fit, expected optimizer.name adamw")
+        super().add_param_group(param_group)
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One update of every weight that has a gradient."""

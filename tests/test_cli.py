@@ -161,7 +161,7 @@ def test_a_plan_of_another_model(config, tmp_path, capsys):
 
     random_plan(toy_dims(toy_llava()), depth=2, radius=1).save(tmp_path / "plan.safetensors")
     options = [f"--model.plan={tmp_path / 'plan.safetensors'}", "--model.pruning=null"]
-    assert "layers = 6" in refused(["fit", "--config", str(config), *options], capsys)
+    assert "layers = 8" in refused(["fit", "--config", str(config), *options], capsys)
 
 
 def test_an_empty_calibration_set(config, tmp_path, capsys):

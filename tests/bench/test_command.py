@@ -1,6 +1,9 @@
 """The command: a sweep from the command line, and one line for whatever is wrong, before anything is measured."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,12 +14,15 @@ from yopo_train.cli import main
 from yopo_train.plan import ModelDims
 
 
-def test_a_sweep_over_a_slice(tiny_vlm, tmp_path, capsys):
+def test_a_sweep_over_a_slice(tiny_vlm, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("yopo_train.progress.PLAIN_EVERY_S", 0.0)
     files = {"--json": str(tmp_path / "bench.json"), "--plot": str(tmp_path / "bench.png")}
     options = ["--model", str(tiny_vlm), "--layers", "4", "--visual-tokens", "4,16", "--text_tokens=8", "--decode=1"]
     options += ["--repeats", "1", "--device", "cpu", "--radius=1", *(part for pair in files.items() for part in pair)]
     assert main(["bench", *options]) == 0
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert "4 visual tokens: 1/4 turns" in progress and "16 visual tokens: 3/4 turns" in progress
+    assert "turns" not in printed
     for part in ("4 visual and 8 text tokens", "16 visual", "extrapolated", "growth exponent", "radius 1"):
         assert part in printed, part
     found = json.loads((tmp_path / "bench.json").read_text())
@@ -75,14 +81,16 @@ def test_bad_options_are_one_line(case, tiny_vlm, capsys):
     assert len(error) == 1 and message in error[0], error
 
 
-def test_a_plan_of_another_slice_and_an_output_that_is_a_folder(tiny_vlm, tmp_path, capsys):
-    file = tmp_path / "plan.safetensors"
+def test_a_plan_of_another_slice_and_outputs_that_cannot_be(tiny_vlm, tmp_path, capsys):
+    file, pipe = tmp_path / "plan.safetensors", tmp_path / "pipe"
+    os.mkfifo(pipe)
     random_plan(ModelDims(8, 128, 384, 8, 8, 16), 3, 2).save(file)
     base = ["bench", "--model", str(tiny_vlm), "--device=cpu", f"--plan={file}"]
     for options, message in (
         (["--layers=4"], "--layers 4: the model has layers = 4, but the plan was made for a model with layers = 8"),
         (["--radius=2"], "--radius is 2, expected none beside --plan"),
         ([f"--json={tmp_path}"], "but that is a folder"),
+        ([f"--json={pipe}", "--visual-tokens=4", "--repeats=1"], f"--json is {pipe}, but that is no regular file"),
     ):
         assert main([*base, *options]) == 2
         assert message in capsys.readouterr().err
@@ -99,3 +107,9 @@ def test_a_model_that_does_not_fit_is_not_built(tiny_vlm, capsys, monkeypatch):
 def test_a_gpu_that_is_not_there(tiny_vlm, capsys):
     assert main(["bench", "--model", str(tiny_vlm), "--device=cuda"]) == 2
     assert capsys.readouterr().err == "error: --device is cuda, but there is no GPU\n"
+
+
+def test_bench_needs_neither_datasets_nor_jsonargparse():
+    absent = "import sys; sys.modules['datasets'] = sys.modules['jsonargparse'] = None"
+    code = f"{absent}; import yopo_train.bench.command, yopo_train.progress"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import VISUAL, random_plan, toy_batch, toy_dims, toy_llava
 
-from yopo_train.bench.call import language_model_call
+from yopo_train.bench.call import LanguageModelCall
 from yopo_train.bench.flops import counted_flops
 from yopo_train.cost import prefill_flops
 from yopo_train.models.prompt import prompt_of
@@ -37,7 +37,7 @@ def test_formula_equals_count_under_any_plan(kv_heads, batch, depth, radius, sha
     plan = random_plan(toy_dims(model), depth, radius, 1, *shares)
     formula = len(batch["input_ids"]) * prefill_flops(plan, prompt_of(model, batch), VOCABULARY)
     try:
-        run = language_model_call(prune(model, plan), batch)
+        run = LanguageModelCall(prune(model, plan), batch)
         attended, computed = counted_flops(run, "attended"), counted_flops(run, "computed")
     finally:
         unprune(model)
@@ -51,7 +51,7 @@ def test_formula_equals_count_of_the_stock_model(kv_heads, rows):
     model, batch = MODELS[kv_heads], toy_batch([[3, "image", 4]] * rows)
     dims, tokens = toy_dims(model), VISUAL + 7
     formula = rows * prefill_flops(PruningPlan.dense(dims), prompt_of(model, batch), VOCABULARY)
-    run = language_model_call(model, batch)
+    run = LanguageModelCall(model, batch)
     assert counted_flops(run, "attended") == pytest.approx(formula, rel=0.01)
     upper = tokens * (tokens - 1) // 2  # what a causal kernel is handed and attends to nothing of
     more = counted_flops(run, "computed") - counted_flops(run, "attended")
@@ -61,10 +61,10 @@ def test_formula_equals_count_of_the_stock_model(kv_heads, rows):
 def test_masks_save_nothing():
     """The authors' way computes what it masks."""
     model, batch = MODELS[4], toy_batch([[3, "image", 4]])
-    stock = counted_flops(language_model_call(model, batch), "computed")
+    stock = counted_flops(LanguageModelCall(model, batch), "computed")
     try:
         masked = prune(model, random_plan(toy_dims(model), 2, 1), "reference")
-        assert counted_flops(language_model_call(masked, batch, use_cache=False), "computed") >= stock
+        assert counted_flops(LanguageModelCall(masked, batch, use_cache=False), "computed") >= stock
     finally:
         unprune(model)
 

@@ -7,8 +7,11 @@ import torch
 from toy import random_plan, toy_batch, toy_dims, toy_llava
 
 from yopo_train.bench import Options, compare
+from yopo_train.bench.call import TimedCall
+from yopo_train.bench.memory import peak_bytes
 from yopo_train.bench.report import report
 from yopo_train.bench.results import LAPS
+from yopo_train.bench.timer import Stopwatch
 from yopo_train.bench.training import answer_labels
 from yopo_train.errors import UserError
 from yopo_train.pruning import active_plan
@@ -106,6 +109,26 @@ def test_the_language_model_alone():
     assert len(towers) == 2  # once for each contender
     assert result.rows["pruned"].cache_bytes == result.rows["pruned"].cache_formula
     assert result.whole_model is not None and "| vision" not in report(result)
+
+
+def test_memory_of_the_language_model_alone_has_the_embedded_tokens_in_it():
+    model, batch = toy_llava().bfloat16(), toy_batch([[3, "image", 4]])  # in float32 a cast would lead to them anyway
+    batch["pixel_values"] = batch["pixel_values"].bfloat16()
+    result = compare(model, batch, random_plan(toy_dims(model), 2, 1), Options(1, 0, vision=False))
+    call = TimedCall(model, batch, cached=True, vision=False, decode=0, by_layer=False)
+    ids_and_pixels = peak_bytes(model, batch.values(), call.run)
+    embedded = call.language_model.inputs["inputs_embeds"].nbytes
+    assert result.rows["base"].peak_bytes >= ids_and_pixels + embedded
+
+
+def test_what_is_in_front_of_the_language_model_runs_untimed():
+    model, order = toy_llava(), []
+    model.model.vision_tower.register_forward_pre_hook(lambda *_: order.append("vision"))
+    call = TimedCall(model, toy_batch([["image", 2]]), cached=True, vision=False, decode=0, by_layer=False)
+    watch = Stopwatch(torch.device("cpu"), clock=lambda: order.append("clock") or 0.0)
+    for measure in call.measures():
+        measure(watch)
+    assert order == ["vision", "clock", "clock"] and watch.laps.keys() == {"prefill"}
 
 
 def test_labels_stand_on_the_last_text():

@@ -5,6 +5,7 @@ import torch
 from toy import IMAGE_TOKEN, random_plan, toy_batch, toy_dims, toy_llava
 from transformers import DynamicCache
 
+from yopo_train.bench.memory import cache_bytes
 from yopo_train.cost import Prompt, kv_cache_bytes
 from yopo_train.errors import UserError
 from yopo_train.plan import PruningPlan
@@ -96,7 +97,7 @@ def test_cache_holds_visual_keys_only_where_an_active_head_reads_them(model):
     prompt = Prompt(grids=[(1, 4, 4)], text_tokens=7)
     cache = prune(model, plan)(**batch, use_cache=True).past_key_values
     unprune(model)
-    assert sum(layer.nbytes() for layer in cache.layers) == kv_cache_bytes(plan, prompt, bytes_per_value=4)
+    assert cache_bytes(cache) == kv_cache_bytes(plan, prompt, bytes_per_value=4)
     assert cache.get_seq_length() == batch["input_ids"].shape[1]
 
 
@@ -104,16 +105,16 @@ def test_gqa_keeps_a_kv_head_while_one_of_its_query_heads_is_active():
     model = toy_llava(kv_heads=2)
     dims, batch = toy_dims(model), toy_batch([[3, "image", 4]])
 
-    def cache_bytes(active):
+    def bytes_of(active):
         heads = torch.zeros(dims.layers, dims.heads, dtype=torch.bool)
         heads[0, active] = True
         channels = torch.zeros(dims.layers, dims.intermediate, dtype=torch.bool)
         plan = PruningPlan(dims, heads, channels, None, 1)
         cache = prune(model, plan)(**batch, use_cache=True).past_key_values
         unprune(model)
-        return cache.layers[0].nbytes()
+        return cache_bytes(cache)
 
-    none, one, same_group, both_groups = map(cache_bytes, ([], [0], [0, 1], [1, 2]))
+    none, one, same_group, both_groups = map(bytes_of, ([], [0], [0, 1], [1, 2]))
     assert none < one == same_group < both_groups
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ..models import family_of, unwrap
@@ -46,23 +47,36 @@ class TimedCall:
             return [lambda watch: self._answer(watch, self.by_layer)]
         return [lambda watch: self._answer(watch, False), self._layers]
 
-    @torch.inference_mode()
-    def run(self) -> CausalLMOutputWithPast:
-        """Up to the first token's logits."""
-        if self.vision:
-            return self.model(**self.inputs, use_cache=self.cached, logits_to_keep=1)
-        return self.language_model()
+    @property
+    def run(self) -> Callable[[], CausalLMOutputWithPast]:
+        """The call up to the first token's logits. Without vision, all in front of it runs when this is first read."""
+        return self._from_images if self.vision else self.language_model
+
+    @property
+    def held(self) -> list[Tensor]:
+        """Tensors beside the weights that are there before `run` is called, and stay."""
+        made = [] if self.vision else tree_leaves(self.language_model.inputs)
+        return [x for x in (*self.inputs.values(), *made) if isinstance(x, Tensor)]
 
     @cached_property
-    def language_model(self) -> Callable[[], CausalLMOutputWithPast]:
-        """See `language_model_call`."""
-        return language_model_call(self.model, self.inputs, self.cached)
+    def language_model(self) -> LanguageModelCall:
+        """The call without what is in front of the first layer."""
+        return LanguageModelCall(self.model, self.inputs, self.cached)
+
+    @torch.inference_mode()
+    def _from_images(self) -> CausalLMOutputWithPast:
+        return self.model(**self.inputs, use_cache=self.cached, logits_to_keep=1)
 
     @torch.inference_mode()
     def _answer(self, watch: Stopwatch, by_layer: bool) -> None:
-        layers = Stopwatch(watch.device)
-        with layer_laps(self.model, layers) if by_layer else nullcontext():
-            output = self._prefill(watch)
+        run, layers = self.run, Stopwatch(watch.device)
+        with (
+            layer_laps(self.model, layers) if by_layer else nullcontext(),
+            vision_laps(self.model, watch) if self.vision else nullcontext(),
+        ):
+            watch.start()
+            output = run()
+            watch.lap("prefill")
         for _ in range(self.decode):
             token = output.logits[:, -1:].argmax(-1)
             output = self.model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
@@ -70,64 +84,63 @@ class TimedCall:
             watch.lap("decode", parts=self.decode)
         watch.laps |= layers.laps
 
-    def _prefill(self, watch: Stopwatch) -> CausalLMOutputWithPast:
-        if not self.vision:
-            call = self.language_model
-            watch.start()
-            output = call()
-            watch.lap("prefill")
-            return output
-        text_model = family_of(self.model).text_model(unwrap(self.model))
-        border = text_model.register_forward_pre_hook(lambda *_: watch.lap("vision"))
-        try:
-            watch.start()
-            output = self.run()
-            watch.lap("prefill")
-        finally:
-            border.remove()
-        watch.total("first_token")
-        return output
-
     def _layers(self, watch: Stopwatch) -> None:
+        run = self.run
         with layer_laps(self.model, watch):
-            self.run()
+            run()
 
 
-def language_model_call(
-    model: nn.Module, inputs: Inputs, use_cache: bool = True
-) -> Callable[[], CausalLMOutputWithPast]:
+class LanguageModelCall:
     """What ``model(**inputs)`` does from the first layer to the last token's logits, to be run by itself.
 
-    Everything in front of it (vision tower, projector, embedding) runs once, now. It holds as long as the model keeps
-    its plan; each run fills a new KV cache.
+    Everything in front of it (vision tower, projector, embedding) runs once, now. It holds whenever the model runs
+    under the plan that it has now; each run fills a new KV cache.
+
+    Attributes
+    ----------
+    inputs : dict
+        What the text model is called with: embedded tokens, positions and so on.
     """
-    base, calls = unwrap(model), []
-    text_model = family_of(model).text_model(base)
 
-    class Reached(Exception):
-        """Ends the call in front of the first layer."""
+    def __init__(self, model: nn.Module, inputs: Inputs, use_cache: bool = True) -> None:
+        self._base = unwrap(model)
+        self._text_model = family_of(model).text_model(self._base)
+        calls = []
 
-    def keep(_, args, kwargs):
-        calls.append(kwargs)
-        raise Reached
+        class Reached(Exception):
+            """Ends the call in front of the first layer."""
 
-    handle = text_model.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        with torch.inference_mode():
-            base(**inputs, use_cache=use_cache, logits_to_keep=1)
-    except Reached:
-        pass
-    finally:
-        handle.remove()
-    (kwargs,) = calls
+        def keep(_, args, kwargs):
+            calls.append(kwargs)
+            raise Reached
 
-    def run() -> CausalLMOutputWithPast:
-        with torch.inference_mode():
-            output = text_model(**kwargs)
-            logits = base.get_output_embeddings()(output.last_hidden_state[:, -1:])
+        handle = self._text_model.register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            with torch.inference_mode():
+                self._base(**inputs, use_cache=use_cache, logits_to_keep=1)
+        except Reached:
+            pass
+        finally:
+            handle.remove()
+        (self.inputs,) = calls
+
+    @torch.inference_mode()
+    def __call__(self) -> CausalLMOutputWithPast:
+        output = self._text_model(**self.inputs)
+        logits = self._base.get_output_embeddings()(output.last_hidden_state[:, -1:])
         return CausalLMOutputWithPast(logits=logits, past_key_values=output.past_key_values)
 
-    return run
+
+@contextmanager
+def vision_laps(model: nn.Module, watch: Stopwatch) -> Iterator[None]:
+    """Within it, a call leaves the lap ``vision`` where the language model begins; at its end is ``first_token``."""
+    text_model = family_of(model).text_model(unwrap(model))
+    border = text_model.register_forward_pre_hook(lambda *_: watch.lap("vision"))
+    try:
+        yield
+        watch.total("first_token")
+    finally:
+        border.remove()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from json import dumps
@@ -12,22 +12,14 @@ from typing import Any
 import torch
 import transformers
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from ..calibration import PlanConfig
 from ..calibration.planner import PRESET_BUDGETS
 from ..errors import UserError
 from ..models import family_of
 from ..plan import PruningPlan
+from ..progress import Bar
+from ..run_folder import write_text
 from .device import pick_device
 from .measures import Options, compare
 from .models import RANDOM_DTYPES, check_memory, model_config, random_inputs, random_model, random_plan, shape_config
@@ -93,19 +85,21 @@ def bench(
     points = _points(model, layers, _numbers(visual_tokens), pruning)
     for point in points:
         check_memory(point.config, dtype, where)
-    comparisons = []
+    comparisons, console = [], Console(stderr=True)  # the report alone is on stdout
     for point in points:
         options = Options(repeats, vision=vision, decode=decode, train=train, reference=reference, whole=point.whole)
-        with _enough_memory(), _progress(f"{point.visual_tokens} visual tokens", options.turns) as on_turn:
+        with _enough_memory():
             network = random_model(point.config, dtype, where)
             inputs = random_inputs(network, point.visual_tokens, text_tokens, batch)
-            comparisons.append(compare(network, inputs, point.plan, options, on_turn))
+            # begun when the model is there: its rate is that of the turns
+            with Bar(f"{point.visual_tokens} visual tokens", "turns", options.turns, console=console) as bar:
+                comparisons.append(compare(network, inputs, point.plan, options, bar.advance))
             del network
         print(report(comparisons[-1]), flush=True)
         if point.whole is not None and comparisons[-1].whole_model is None:
             print("- not extrapolated: the slice lacks a kind of layer that the whole model has, try more --layers")
         if json is not None:  # now, lest a later prompt shape that is too large takes it away
-            json.write_text(dumps(_results(model, layers, comparisons), indent=2) + "\n")
+            write_text(json, dumps(_results(model, layers, comparisons), indent=2) + "\n")
     if len(comparisons) > 1:
         print(f"- {growth_report(comparisons)}")
     if plot is not None:
@@ -194,32 +188,22 @@ def _at_least(least: int, **values: int) -> None:
 def _check_outputs(json: Path | None, plot: Path | None) -> None:
     """Before an hour of measuring and not after it."""
     for name, path in (("--json", json), ("--plot", plot)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            problem = "that is a folder" if path.is_dir() else "its folder does not exist"
+        if path is not None and (problem := _no_output(path)):
             raise UserError(f"{name} is {path}, but {problem}: expected a file to write")
     if plot is not None and plot.suffix not in FORMATS:
         raise UserError(f"--plot is {plot}, expected a file that ends in one of: {', '.join(FORMATS)}")
 
 
+def _no_output(path: Path) -> str:
+    """Why no file can be put there; empty where one can."""
+    if path.is_dir():
+        return "that is a folder"
+    if path.exists() and not path.is_file():  # /dev/null, say: a file is renamed to its place, and would replace it
+        return "that is no regular file"
+    return "" if path.parent.is_dir() else "its folder does not exist"
+
+
 # -- while it runs ----------------------------------------------------------------------------------------------------
-@contextmanager
-def _progress(what: str, turns: int) -> Iterator[Callable[[], None]]:
-    """A bar with rate and remaining time on a terminal; gives what to call after each turn."""
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn(), TimeRemainingColumn())
-    bar = Progress(TextColumn("{task.description}"), *columns, console=console, disable=not console.is_terminal)
-    task = bar.add_task(what, total=turns)
-    with bar:
-        yield lambda: bar.advance(task)
-
-
-class _Rate(ProgressColumn):
-    """Seconds a turn."""
-
-    def render(self, task: Task) -> str:
-        return f"{1 / task.speed:.1f} s a turn" if task.speed else ""
-
-
 @contextmanager
 def _enough_memory() -> Iterator[None]:
     """A GPU that is too small in one line."""

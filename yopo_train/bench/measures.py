@@ -30,7 +30,7 @@ from .device import device_name
 from .flops import counted_flops
 from .memory import cache_bytes, peak_bytes, weight_bytes
 from .results import Comparison, Row
-from .timer import Contender, interleave, turns
+from .timer import Contender, Timing, interleave, turns
 from .training import lora_step
 from .whole_model import LAYER, extrapolate
 
@@ -100,48 +100,65 @@ def compare(
     on_turn
         Called ``options.turns`` times, for a progress bar.
     """
-    cases = {
-        "base": _Case(unprune, PruningPlan.dense(plan.dims)),
-        "pruned": _Case(lambda model: prune(model, plan), plan),
-    }
-    if options.reference:
-        cases["reference"] = _Case(lambda model: prune(model, plan, "reference"), plan, cached=False)
-    device, prompt = next(model.parameters()).device, prompt_of(model, inputs)
+    cases, prompt, weight = _cases(plan, options.reference), prompt_of(model, inputs), next(model.parameters())
     try:
-        by_layer = options.whole is not None
-        calls = {
-            name: TimedCall(model, inputs, case.cached, options.vision, options.decode, by_layer)
-            for name, case in cases.items()
-        }
-        rows = {name: _sizes(case, calls[name], prompt) for name, case in cases.items()}
-        contenders = {
-            name: Contender(partial(case.switch, model), calls[name].measures()) for name, case in cases.items()
-        }
-        times = interleave(contenders, device, options.repeats, options.warmup, on_turn)
+        rows, times = _prefill(model, inputs, cases, options, prompt, on_turn)
         if options.train:
             _train(model, inputs, cases, options, rows, on_turn)
     finally:
         unprune(model)
-    for name, row in rows.items():
-        row.times |= {lap: timing for lap, timing in times[name].items() if not lap.startswith(LAYER)}
     whole = extrapolate(times, plan, options.whole, prompt, _vocab(model)) if options.whole else None
-    itemsize = next(model.parameters()).itemsize
+    batch, text = len(inputs["input_ids"]), Prompt([], prompt.text_tokens)
     return Comparison(
         rows=rows,
         plan=plan.describe(),
         visual_tokens=prompt.visual_tokens,
         text_tokens=prompt.text_tokens,
-        batch=len(inputs["input_ids"]),
+        batch=batch,
         repeats=options.repeats,
-        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        device=device_name(device),
+        dtype=str(weight.dtype).removeprefix("torch."),
+        device=device_name(weight.device),
         threads=torch.get_num_threads(),
-        text_cache_bytes=len(inputs["input_ids"]) * kv_cache_bytes(plan, Prompt([], prompt.text_tokens), itemsize),
+        text_cache_bytes=batch * kv_cache_bytes(plan, text, weight.itemsize),
         whole_model=whole,
     )
 
 
+def _cases(plan: PruningPlan, reference: bool) -> dict[str, _Case]:
+    """The contenders by name."""
+    cases = {
+        "base": _Case(unprune, PruningPlan.dense(plan.dims)),
+        "pruned": _Case(lambda model: prune(model, plan), plan),
+    }
+    if reference:
+        cases["reference"] = _Case(lambda model: prune(model, plan, "reference"), plan, cached=False)
+    return cases
+
+
 # -- timed ------------------------------------------------------------------------------------------------------------
+def _prefill(
+    model: nn.Module,
+    inputs: Inputs,
+    cases: dict[str, _Case],
+    options: Options,
+    prompt: Prompt,
+    on_turn: Callable[[], None],
+) -> tuple[dict[str, Row], dict[str, dict[str, Timing]]]:
+    """Measure and time each contender's call: a row each, and all laps, those of single layers too."""
+    by_layer = options.whole is not None
+    calls = {
+        name: TimedCall(model, inputs, case.cached, options.vision, options.decode, by_layer)
+        for name, case in cases.items()
+    }
+    rows = {name: _sizes(case, calls[name], prompt) for name, case in cases.items()}
+    contenders = {name: Contender(partial(case.switch, model), calls[name].measures()) for name, case in cases.items()}
+    device = next(model.parameters()).device
+    times = interleave(contenders, device, options.repeats, options.warmup, on_turn)
+    for name, row in rows.items():
+        row.times = {lap: timing for lap, timing in times[name].items() if not lap.startswith(LAYER)}
+    return rows, times
+
+
 def _train(
     model: nn.Module,
     inputs: Inputs,
@@ -181,7 +198,7 @@ def _sizes(case: _Case, call: TimedCall, prompt: Prompt) -> Row:
     if call.vision:
         del call.language_model, language_model  # its inputs would count as memory
     outputs = []
-    row.peak_bytes = peak_bytes(model, call.inputs.values(), lambda: outputs.append(call.run()))
+    row.peak_bytes = peak_bytes(model, call.held, lambda: outputs.append(call.run()))
     if case.cached:
         row.cache_bytes = cache_bytes(outputs[0].past_key_values)
         row.cache_formula = batch * kv_cache_bytes(case.plan, prompt, itemsize)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ..summary import Table
+from ..summary import NOTHING, Table
 from .results import LAPS, Comparison, Row, growth
 
-NOTHING = "-"
 HEADERS = {
     "vision": "vision tower ms",
     "prefill": "LLM prefill ms",
@@ -65,9 +64,9 @@ def _sizes(comparison: Comparison) -> Table:
 
 def _conclusions(comparison: Comparison) -> list[str]:
     c = comparison
-    lines = [_efficiency("LLM prefill", c.speedup(), c.flops_ratio)]
+    lines = ["- LLM prefill: " + _efficiency(c.speedup(), c.flops_ratio, c.efficiency)]
     if c.train_efficiency is not None:
-        lines.append(_efficiency("LoRA step", c.speedup("train"), c.train_flops_ratio))
+        lines.append("- LoRA step: " + _efficiency(c.speedup("train"), c.train_flops_ratio, c.train_efficiency))
     if "reference" in c.rows:
         lines.append(
             "- reference is the authors' way, masks in the stock model: it computes what it masks, so it runs at "
@@ -78,13 +77,13 @@ def _conclusions(comparison: Comparison) -> list[str]:
         lines.append(
             f"- extrapolated from this slice, not measured: LLM prefill of all {whole.layers} layers "
             f"{whole.base:.0f} ms, pruned {whole.pruned:.0f} ms; "
-            f"speed-up {whole.speedup:.2f}x, FLOPs say {whole.flops_ratio:.2f}x, efficiency {whole.efficiency:.2f}"
+            + _efficiency(whole.speedup, whole.flops_ratio, whole.efficiency)
         )
     return lines
 
 
-def _efficiency(what: str, speedup: float, flops_ratio: float) -> str:
-    return f"- {what}: speed-up {speedup:.2f}x, FLOPs say {flops_ratio:.2f}x: efficiency {speedup / flops_ratio:.2f}"
+def _efficiency(speedup: float, flops_ratio: float, efficiency: float) -> str:
+    return f"speed-up {speedup:.2f}x, FLOPs say {flops_ratio:.2f}x: efficiency {efficiency:.2f}"
 
 
 def _time(row: Row, lap: str) -> str:

@@ -24,7 +24,8 @@ class Row:
         Prefill of the language model by formula; ``counted`` on what ran, attended pairs (the formula's convention),
         and ``computed``, all pairs of the kernel calls. See ``flops.py``.
     peak_bytes
-        Most memory during a prefill with vision tower.
+        Most memory during the prefill that is timed, weights and inputs included: from the images, or of the language
+        model alone, whose inputs are then held beside the images.
     weight_bytes
         Parameters and buffers.
     cache_bytes, cache_formula

@@ -1,16 +1,11 @@
-"""One progress bar a stage: how far, how fast, how long still; and a line now and then where there is no terminal."""
+"""One progress bar a stage, fed by Lightning."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-PLAIN_EVERY_S = 15.0
-Clock = Callable[[], float]
+from yopo_train.progress import Bar
 
 
 class StageProgress(ProgressBar):
@@ -79,7 +74,7 @@ class StageProgress(ProgressBar):
 
     def _start(self, unit: str, total: int, done: int = 0) -> None:
         if self._show:
-            self._bar = Bar(self.name, unit, total, done)
+            self._bar = Bar(f"      {self.name}", unit, total, done)  # under the stage's headline
 
     def _advance_to(self, done: int, text: str = "") -> None:
         if self._bar is not None:
@@ -89,46 +84,3 @@ class StageProgress(ProgressBar):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-class Bar:
-    """A rich bar on a terminal, plain lines elsewhere.
-
-    Parameters
-    ----------
-    clock
-        Seconds, for the tests.
-    """
-
-    def __init__(
-        self, name: str, unit: str, total: int, done: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.name, self.unit, self.total, self.first, self.clock = name, unit, total, done, clock
-        self.console = Console()
-        self.started = self.last_line = clock()
-        self.live = None
-        if self.console.is_terminal:
-            columns = ("{task.description}", "{task.fields[rate]}", "{task.fields[text]}")
-            name_column, rate_column, text_column = (TextColumn(column) for column in columns)
-            progress = (BarColumn(), MofNCompleteColumn(), rate_column, TimeElapsedColumn(), TimeRemainingColumn())
-            self.live = Progress(name_column, *progress, text_column, console=self.console)
-            self.task = self.live.add_task(f"      {name}", total=total, completed=done, rate="", text="")
-            self.live.start()
-
-    def advance_to(self, done: int, text: str) -> None:
-        """Show that so many are done."""
-        now = self.clock()
-        rate = (done - self.first) / max(now - self.started, 1e-9)
-        shown_rate = f"{rate:.1f} {self.unit}/s" if rate >= 1 else f"{1 / max(rate, 1e-9):.1f} s each"
-        if self.live is not None:
-            self.live.update(self.task, completed=done, rate=shown_rate, text=text)
-        elif rate and now - self.last_line >= PLAIN_EVERY_S and done < self.total:
-            self.last_line = now
-            left = (self.total - done) / rate
-            parts = [f"{done}/{self.total} {self.unit}", shown_rate, f"{left:.0f} s left", *filter(None, [text])]
-            print(f"      {self.name}: {', '.join(parts)}", flush=True)
-
-    def stop(self) -> None:
-        """Leave the bar as it is."""
-        if self.live is not None:
-            self.live.stop()

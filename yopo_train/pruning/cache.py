@@ -183,10 +183,6 @@ class CompactCacheLayer(CacheLayerMixin):
             for part in self.PARTS:
                 setattr(self, part, getattr(self, part).to(device, non_blocking=True))
 
-    def nbytes(self) -> int:
-        """Bytes of the keys and values."""
-        return sum(getattr(self, part).nbytes for part in self.PARTS) if self.is_initialized else 0
-
 
 def _behind(old: Tensor, new: Tensor) -> Tensor:
     """New slots behind the old ones. Where there are no heads nothing is kept, and no kernel is launched for it."""

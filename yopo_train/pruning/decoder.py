@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -49,7 +50,7 @@ def text_model_forward(
     input_ids: Tensor | None = None,
     attention_mask: Tensor | None = None,
     position_ids: Tensor | None = None,
-    past_key_values=None,
+    past_key_values: Cache | None = None,
     inputs_embeds: Tensor | None = None,
     use_cache: bool | None = None,
     visual_tokens: VisualTokens | None = None,
@@ -60,25 +61,15 @@ def text_model_forward(
     _refuse(kwargs, self.config)
     if inputs_embeds is None:
         inputs_embeds = self.embed_tokens(input_ids)
-    checkpointing = self.training and any(getattr(layer, "gradient_checkpointing", False) for layer in self.layers)
-    wants_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
-    cache = None
-    if checkpointing and past_key_values is not None and past_key_values.get_seq_length():
-        raise UserError("gradient checkpointing cannot continue a filled KV cache, expected past_key_values=None")
-    if not checkpointing and (wants_cache or past_key_values is not None):
-        cache = compact_cache(past_key_values, len(self.layers), state.tag)
+    cache = _cache_of(self, past_key_values, use_cache)
     past = cache.layers[0].index if cache is not None else None
-
-    batch, tokens = inputs_embeds.shape[:2]
-    seen = past.seen if past is not None else 0
-    layout = TokenLayout(_new_columns(attention_mask, batch, tokens, inputs_embeds.device), visual_tokens, seen)
-    if position_ids is None:
-        position_ids = torch.arange(seen, seen + tokens, device=inputs_embeds.device).unsqueeze(0)
-    cos, sin = (x.expand(batch, *x.shape[1:]) for x in self.rotary_emb(inputs_embeds, position_ids=position_ids))
+    columns = _new_columns(attention_mask, *inputs_embeds.shape[:2], inputs_embeds.device)
+    layout = TokenLayout(columns, visual_tokens, past.seen if past is not None else 0)
     attention = AttentionPass(layout, state.plan.radius, past, self.layers[0].self_attn.scaling)
     split = state.prunes and (layout.n_visual > 0 or cache is not None)
 
-    hidden, cos, sin = layout.pack(inputs_embeds), layout.pack(cos), layout.pack(sin)
+    hidden = layout.pack(inputs_embeds)
+    cos, sin = _rotary(self, inputs_embeds, position_ids, layout)
     if state.plan.depth == 0:
         hidden, cos, sin = (x[layout.n_visual :] for x in (hidden, cos, sin))
     trail = [] if kwargs.get("output_hidden_states", self.config.output_hidden_states) else None
@@ -108,6 +99,27 @@ def text_model_forward(
         past_key_values=cache,
         hidden_states=tuple(trail) if trail is not None else None,
     )
+
+
+def _cache_of(self: nn.Module, past_key_values: Cache | None, use_cache: bool | None) -> Cache | None:
+    """The KV cache that a call fills; None where it fills none."""
+    if self.training and any(getattr(layer, "gradient_checkpointing", False) for layer in self.layers):
+        if past_key_values is not None and past_key_values.get_seq_length():
+            raise UserError("gradient checkpointing cannot continue a filled KV cache, expected past_key_values=None")
+        return None
+    wants_cache = self.config.use_cache and not self.training if use_cache is None else use_cache
+    if not wants_cache and past_key_values is None:
+        return None
+    return compact_cache(past_key_values, len(self.layers), self.yopo_state.tag)
+
+
+def _rotary(self: nn.Module, inputs_embeds: Tensor, position_ids: Tensor | None, layout: TokenLayout) -> list[Tensor]:
+    """Cosines and sines of packed tokens, ``(visual + text, rotary_dim)`` each."""
+    if position_ids is None:
+        positions = torch.arange(layout.past, layout.past + layout.tokens, device=inputs_embeds.device)
+        position_ids = positions.unsqueeze(0)
+    rope = self.rotary_emb(inputs_embeds, position_ids=position_ids)
+    return [layout.pack(x.expand(layout.batch, *x.shape[1:])) for x in rope]
 
 
 def layer_forward(self: nn.Module, hidden: Tensor, layer_pass: LayerPass) -> Tensor:

@@ -119,6 +119,31 @@ def test_bfloat16_is_close_to_float32():
     torch.testing.assert_close(half.channels, full.channels, rtol=0.3, atol=1.0)
 
 
+def test_statistics_are_float32_while_the_model_runs_in_mixed_precision(monkeypatch):
+    measured, hidden = [], []
+    measure = collect.attention_mass
+
+    def recording(query, key, sample):
+        measured.append((query, key, sample, measure(query, key, sample)))
+        return measured[-1][-1]
+
+    monkeypatch.setattr(collect, "attention_mass", recording)
+    model, batch = toy_llava(2), toy_batch(SAMPLES[:1])
+    layers = model.model.language_model.layers
+    for layer in layers:
+        layer.mlp.down_proj.register_forward_pre_hook(lambda module, args: hidden.append(args[0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = calibrate(model, [batch])
+    assert {activation.dtype for activation in hidden} == {torch.bfloat16}, "nothing ran in mixed precision"
+    masses = torch.stack([measure(query.double(), key.double(), sample) for query, key, sample, _ in measured])
+    torch.testing.assert_close(torch.stack([entry[-1] for entry in measured]).double(), masses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(scores.rho[0].double(), masses[..., 0] / masses[..., 1], rtol=1e-5, atol=1e-6)
+    visual = (batch["input_ids"] == IMAGE_TOKEN)[0]
+    for layer, activation, score in zip(layers, hidden, scores.channels, strict=True):
+        expected = activation[0, visual].double().abs().sum(0) * layer.mlp.down_proj.weight.double().norm(dim=0)
+        torch.testing.assert_close(score.double(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_weight_norms_equal_the_definition():
     heads, channels, columns = collect.weight_norms(MODELS[2])
     layer = MODELS[2].model.language_model.layers[1]

@@ -184,7 +184,7 @@ def attention_mass(query: Tensor, key: Tensor, sample: Sample) -> Tensor:
     Returns
     -------
     Tensor
-        ``(heads, 2)``: mass on visual keys, mass on other keys.
+        ``(heads, 2)``: mass on visual keys, mass on other keys; in the type of the query, under autocast too.
     """
     heads, kv_heads = query.shape[1], key.shape[1]
     query = query.unflatten(1, (kv_heads, heads // kv_heads)).permute(1, 2, 0, 3)  # (kv_heads, group, queries, dim)
@@ -195,8 +195,9 @@ def attention_mass(query: Tensor, key: Tensor, sample: Sample) -> Tensor:
     for start in range(0, len(sample.queries), step):
         chunk = slice(start, start + step)
         future = sample.keys > sample.queries[chunk, None]
-        weights = (query[:, :, chunk] @ key).masked_fill_(future, -torch.inf).softmax(dim=-1)
-        total += (weights.sum(dim=2) @ kinds).flatten(0, 1)
+        with torch.autocast(query.device.type, enabled=False):  # mixed precision would round both products
+            weights = (query[:, :, chunk] @ key).masked_fill_(future, -torch.inf).softmax(dim=-1)
+            total += (weights.sum(dim=2) @ kinds).flatten(0, 1)
     return total
 
 

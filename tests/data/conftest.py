@@ -1,7 +1,6 @@
-"""Processors of several families, around the tokenizer of the embedded model, and a private cache."""
+"""Processors of several families, around the tokenizer of the embedded model."""
 
 import pytest
-from question_sets import private_cache  # noqa: F401
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import InternVLProcessor, LlavaProcessor, PreTrainedTokenizerFast, Qwen2VLProcessor
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil

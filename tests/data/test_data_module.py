@@ -1,11 +1,14 @@
 """The data module: which rows, in which order, in which batches."""
 
+import contextlib
 import logging
+from itertools import chain
 
 import lightning as L
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import ModelCheckpoint
 from question_sets import make_row, write_split
 
 from yopo_train.data import module as module_of_rows
@@ -55,6 +58,11 @@ class Recorder(L.LightningModule):
     def on_train_epoch_start(self):
         self.seen.append([])
 
+    @property
+    def rows(self) -> list[str]:
+        """Those of all epochs, one after the other."""
+        return list(chain.from_iterable(self.seen))
+
     def training_step(self, batch, batch_idx):
         self.seen[-1] += [meta["id"] for meta in batch["meta"]]
         return self.weight * 0
@@ -81,6 +89,81 @@ def test_training_order_follows_from_seed_and_epoch(folder, processor, tmp_path)
     assert first == train(0) == train(0, num_workers=1), "workers or chance decide the order"
     assert first[0] != first[1] and sorted(first[0]) == sorted(first[1])
     assert first != train(1)
+
+
+class Crash(Exception):
+    """What ends a training in the test below."""
+
+
+class Crashing(Recorder):
+    """Raises in its batch number `at`, counted from 0 over all epochs."""
+
+    def __init__(self, at: int | None = None) -> None:
+        super().__init__()
+        self.at, self.seen = at, [[]]  # Lightning does not begin a resumed epoch again
+
+    def training_step(self, batch, batch_idx):
+        if self.trainer.global_step == self.at:
+            raise Crash
+        return super().training_step(batch, batch_idx)
+
+    def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches == 15  # makes the loader, as the schedule of `YopoModule` does
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("every", "crash"),
+    [(2, 3), (5, 5), (7, 8), (100, 2), (100, 5), (100, 7)],
+    ids=["first epoch", "epoch border", "second epoch", "exception", "exception at the border", "exception later"],
+)
+def test_a_resumed_training_sees_the_rows_that_are_left(folder, processor, tmp_path, workers, every, crash):
+    """20 rows in batches of 4, three epochs; resumed from the checkpoint of a step, or from that of the exception."""
+
+    def train(module: Crashing, resume: str | None = None) -> list[str]:
+        kept = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=every, save_on_exception=every == 100)
+        off = ("logger", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
+        options = {"accelerator": "cpu", "max_epochs": 3, "limit_val_batches": 0, "callbacks": [kept]}
+        data = data_of(folder, processor, num_workers=workers)
+        with contextlib.suppress(Crash):
+            L.Trainer(**options, **dict.fromkeys(off, False)).fit(module, datamodule=data, ckpt_path=resume)
+        return module.rows
+
+    whole = train(Crashing())
+    assert len(whole) == 60
+    for file in tmp_path.glob("*.ckpt"):
+        file.unlink()
+    train(Crashing(at=crash))
+    done = min(every, crash)
+    assert train(Crashing(), resume=str(tmp_path / "last.ckpt")) == whole[4 * done :]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_resumed_at_an_epoch_border_is_resumed_again(folder, processor, tmp_path, workers):
+    """Lightning does not count the epoch as begun then, but with `max_steps` it goes on within it."""
+
+    def train(module: Crashing, every: int, resume: str | None = None) -> list[str]:
+        on_exception = every == 100
+        kept = ModelCheckpoint(
+            tmp_path, "last", every_n_train_steps=every, save_on_exception=on_exception, enable_version_counter=False
+        )
+        off = ("logger", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
+        options = {"accelerator": "cpu", "max_steps": 15, "limit_val_batches": 0, "callbacks": [kept]}
+        data = data_of(folder, processor, num_workers=workers)
+        with contextlib.suppress(Crash):
+            L.Trainer(**options, **dict.fromkeys(off, False)).fit(module, datamodule=data, ckpt_path=resume)
+        return module.rows
+
+    first = Crashing(at=6)
+    train(first, every=5)
+    last = str(tmp_path / "last.ckpt")
+    second = Crashing(at=7)
+    train(second, 100, last)
+    found = first.rows[:20] + second.rows + train(Crashing(), 100, last)
+    epochs = [found[start : start + 20] for start in (0, 20, 40)]
+    assert len(found) == 60 and all(len(set(epoch)) == 20 for epoch in epochs), "a row is missing, or seen twice"
+    assert second.rows[:4] == first.rows[20:24]
 
 
 def test_workers_give_the_same_batches(folder, processor):

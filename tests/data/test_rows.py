@@ -7,6 +7,7 @@ import pytest
 from PIL import Image as PILImage
 from question_sets import KINDS, make_row, png, write_split
 
+from yopo_train.data import rows as module_of_rows
 from yopo_train.data.rows import has_split, load_rows
 from yopo_train.errors import UserError
 
@@ -169,3 +170,38 @@ def test_a_corrupt_image_names_its_row(tmp_path, kept):
     assert rows[0]["id"] == "row-0"
     with pytest.raises(UserError, match=r"split 'train', row 'row-1': image cannot be read as an image"):
         rows[1]
+
+
+def test_an_image_file_that_may_not_be_read(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(png(0))
+    table = pa.Table.from_pylist([make_row(1) | {"images": ["a.png"]}])
+    pq.write_table(table, tmp_path / "train.parquet")
+    rows = load_rows(tmp_path, "train")
+    assert len(rows[0]["images"]) == 1
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))  # root may read everything
+
+    monkeypatch.setattr(module_of_rows.Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"split 'train', row 'row-1': a.png cannot be read as an image .*denied"):
+        rows[0]
+
+
+def test_an_image_of_too_many_pixels(tmp_path, monkeypatch):
+    rows = load_rows(write_split(tmp_path / "set", "train", [make_row(0)]), "train")
+    monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 1000)  # of 96 x 96
+    with pytest.raises(UserError, match=r"row 'row-0': image cannot be read as an image .*exceeds limit"):
+        rows[0]
+
+
+def test_the_kinds_of_some_rows_are_found_without_their_images(tmp_path, monkeypatch):
+    rows = load_rows(write_split(tmp_path / "set", "train", [make_row(i) for i in range(6)]), "train").select([0, 3, 4])
+    copied, copy = [], datasets.Dataset.flatten_indices
+
+    def recording(self, *args, **kwargs):
+        copied.append(self.column_names)
+        return copy(self, *args, **kwargs)
+
+    monkeypatch.setattr(datasets.Dataset, "flatten_indices", recording)
+    assert rows.kinds == ["colour", "count"]
+    assert all(columns == ["kind"] for columns in copied)

@@ -50,6 +50,20 @@ def test_ranks_share_the_batches_of_one_process(as_rank):
         assert sorted(whole) == sorted(chain.from_iterable(parts))
 
 
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_resumed_epoch_goes_on_where_it_was(as_rank, world):
+    for rank in range(world):
+        as_rank(rank, world)
+        sampler, whole = TrainSampler(43, 3, epoch=2, done=5), TrainSampler(43, 3)
+        for epoch in (2, 3):
+            whole.set_epoch(epoch)
+            sampler.set_epoch(epoch)
+            assert list(sampler) == list(whole)[5 if epoch == 2 else 0 :]
+        assert len(sampler) == len(whole)
+        whole.set_epoch(2)
+        assert list(TrainSampler(43, 3, epoch=2)) == list(whole), "the first epoch is known from the start"
+
+
 @pytest.mark.parametrize(("size", "world"), [(17, 2), (17, 4), (3, 4), (16, 2), (1, 3)])
 def test_evaluation_sees_each_row_once(as_rank, size, world):
     seen = []

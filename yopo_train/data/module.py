@@ -81,6 +81,7 @@ class VQADataModule(L.LightningDataModule):
             "test": test_limit,
         }
         self.processor: Any = None
+        self._resumed = {"epoch": 0, "batches": 0}
         self._rows: dict[str, Rows] = {}
         self._check_arguments()
 
@@ -101,7 +102,8 @@ class VQADataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Shuffled conversations with labels."""
         rows = self._short_enough(self.rows("train"))
-        return self._loader(rows, TrainCollator(self._processor()), self.batch_size, TrainSampler(len(rows), self.seed))
+        sampler = TrainSampler(len(rows), self.seed, self._resumed["epoch"], self._resumed["batches"] * self.batch_size)
+        return self._loader(rows, TrainCollator(self._processor()), self.batch_size, sampler)
 
     def val_dataloader(self) -> DataLoader:
         """Prompts of the split validation."""
@@ -118,6 +120,21 @@ class VQADataModule(L.LightningDataModule):
     def calibration_dataloader(self) -> DataLoader:
         """Prompts that calibration looks at."""
         return self._eval_loader("calibration")
+
+    # -- in Lightning's checkpoints, which keep its own counters but begin each loader anew ----------------------------
+    def state_dict(self) -> dict[str, int]:
+        """Where Lightning will go on: ``epoch``, and ``batches`` of it that are processed (more may have been read)."""
+        loop = self.trainer.fit_loop
+        epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current.processed
+        within = epochs.processed < epochs.started  # not so in an epoch whose training was resumed at its very start
+        counted = within or self.trainer.max_steps != -1  # else Lightning begins that epoch again
+        if counted and batches < loop.max_batches:
+            return {"epoch": epochs.processed, "batches": batches}
+        return {"epoch": epochs.processed + within, "batches": 0}  # counted whole until the next epoch begins
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Have the next training loader go on from there."""
+        self._resumed = dict(state_dict)
 
     def _eval_loader(self, split: str) -> DataLoader:
         rows = self.rows(split)

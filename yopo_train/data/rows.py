@@ -57,7 +57,7 @@ class Rows(TorchDataset):
     @property
     def kinds(self) -> list[str]:
         """The question kinds that occur, sorted."""
-        return sorted(self.table.unique("kind"))
+        return sorted(self.table.select_columns("kind").unique("kind"))  # `unique` copies whatever columns there are
 
     def select(self, indices: Sequence[int]) -> Rows:
         """These rows only, in this order; nothing is copied."""
@@ -86,13 +86,13 @@ class Rows(TorchDataset):
 
     def _open(self, image: str | dict, row_id: Any, decode: bool = False) -> PILImage.Image:
         name, data = ("image", image["bytes"]) if isinstance(image, dict) else (image, None)
-        if data is None:
-            name = str(image["path"] if isinstance(image, dict) else image)
-            data = image_file(name, self.folder).read_bytes()
         try:
+            if data is None:
+                name = str(image["path"] if isinstance(image, dict) else image)
+                data = image_file(name, self.folder).read_bytes()
             opened = PILImage.open(io.BytesIO(data))
             return opened.convert("RGB") if decode else opened
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, PILImage.DecompressionBombError) as error:
             raise UserError(f"{self.source}, row {row_id!r}: {name} cannot be read as an image ({error})") from error
 
 

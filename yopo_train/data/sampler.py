@@ -24,10 +24,23 @@ class TrainSampler(Sampler[int]):
 
     Ranks take turns, so that batch ``b`` of all ranks together is batch ``b`` of one process with a batch as large.
     All ranks get equally many rows: the last ``size % world`` rows of the permutation are left out.
+
+    Parameters
+    ----------
+    size
+        Number of rows.
+    seed
+        Decides all permutations.
+    epoch
+        The first epoch; known from the start because worker processes ask for rows before Lightning names the epoch.
+    done
+        Rows of that epoch, on each rank, that an earlier process has trained on: they are left out. The length stays
+        that of a whole epoch, as Lightning counts on from where it was.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
+    def __init__(self, size: int, seed: int, epoch: int = 0, done: int = 0) -> None:
+        self.size, self.seed, self.epoch = size, seed, epoch
+        self.resumed, self.done = epoch, done
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
@@ -37,7 +50,8 @@ class TrainSampler(Sampler[int]):
         rank, world = rank_and_world()
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.size, generator=generator).tolist()
-        return iter(order[rank : self.size - self.size % world : world])
+        mine = order[rank : self.size - self.size % world : world]
+        return iter(mine[self.done :] if self.epoch == self.resumed else mine)
 
     def __len__(self) -> int:
         return self.size // rank_and_world()[1]

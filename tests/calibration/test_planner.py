@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from toy_scores import random_scores
 
 from yopo_train.calibration import PlanConfig, make_plan
-from yopo_train.cost import visual_flops
+from yopo_train.cost import Prompt, kv_cache_bytes, visual_flops
 from yopo_train.errors import UserError
 from yopo_train.plan import ModelDims, PruningPlan
 
@@ -44,7 +44,7 @@ def test_presets_use_the_budget_up(dims, preset, budget):
     assert plan.heads[:protected].all()
     heads, channels = plan.heads[protected : plan.depth].sum(dim=1), plan.channels[: plan.depth].sum(dim=1)
     assert heads.unique().numel() == channels.unique().numel() == 1
-    assert 0 < heads[0] < dims.heads and 0 < channels[0] < dims.intermediate
+    assert heads[0] == dims.heads * {"paper-25": 0.5, "paper-12": 0.25}[preset] and 0 < channels[0] < dims.intermediate
     assert plan.cost["visual_share"] == pytest.approx(share(plan)) and plan.cost["grids"] == [[1, 12, 12]]
     assert plan.made_by["preset"] == preset and plan.made_by["budget"] == budget
     assert plan.made_by["scores"] == SCORES[dims].id and plan.base_model == "org/model"
@@ -71,6 +71,13 @@ def test_budgets_are_met_and_used_up(budget, depth, radius, choice, dims):
         assert share(more) > budget
     elif not depth and not plan.heads[: plan.depth].all():
         assert share(plan) > 0.85 * budget  # all channels of all layers: only single heads are left to add
+
+
+def test_the_papers_quarter_of_the_heads_is_an_eighth_of_the_cache():
+    plan = make_plan(LLAVA_7B, PlanConfig(preset="paper-12", choice="random", protected_layers=0), [(1, 24, 24)])
+    cached = kv_cache_bytes(plan, Prompt([(1, 24, 24)], 0), 2)
+    assert cached == kv_cache_bytes(PruningPlan.dense(LLAVA_7B), Prompt([(1, 24, 24)], 0), 2) / 8
+    assert plan.channels[:16].float().mean() == pytest.approx(0.26, abs=0.01)  # the last visual layer pays for 1 %
 
 
 def test_the_best_by_score_stay():

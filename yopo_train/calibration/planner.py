@@ -1,6 +1,7 @@
 """From scores and a budget to a plan: the paper's uniform ratios.
 
-Every visual layer keeps the same share of heads and of channels, the best ones by score, as many as the budget admits.
+Every visual layer keeps the same share of heads (apart from protected layers, which keep all) and of channels: the best
+ones by score, as many as the budget admits.
 """
 
 import math
@@ -20,6 +21,7 @@ Choice = Literal["score", "random", "magnitude", "prefix"]
 Mechanism = Literal["heads", "channels", "neighbor", "depth"]
 
 PRESET_BUDGETS: dict[str, float] = {"paper-25": 0.25, "paper-12": 0.12}
+PRESET_HEADS: dict[str, float] = {"paper-25": 0.5, "paper-12": 0.25}  # the authors' masks: 20 and 10 of 40 heads
 DEFAULT_RADIUS = 3
 
 
@@ -30,7 +32,8 @@ class PlanConfig:
     Parameters
     ----------
     preset
-        The paper's budgets by name: paper-25 keeps 25 % of the visual FLOPs, paper-12 keeps 12 %.
+        The paper's settings by name: paper-25 keeps 25 % of the visual FLOPs and half of the heads, paper-12 keeps 12 %
+        and a quarter of the heads; channels use the rest of the budget.
     budget
         Share of the base model's visual FLOPs to keep, in (0, 1]; give either a preset or a budget.
     depth
@@ -154,8 +157,8 @@ def _choose_depth(builder: "_Builder", config: PlanConfig) -> int:
 
 
 def _choose_ratios(builder: "_Builder", config: PlanConfig, depth: int) -> tuple[float, float]:
-    """Largest ratio of heads and channels within the budget; then more channels, where whole heads leave a rest."""
-    steps = builder.dims.intermediate
+    """The preset's heads, or the largest ratio of heads and channels that fits; then as many channels as fit."""
+    steps, heads = builder.dims.intermediate, PRESET_HEADS.get(config.preset)
 
     def largest(fits, low: int) -> int:
         """Largest step in ``low .. steps`` that fits; ``low`` is known to."""
@@ -165,6 +168,8 @@ def _choose_ratios(builder: "_Builder", config: PlanConfig, depth: int) -> tuple
             low, high = (middle, high) if fits(middle) else (low, middle - 1)
         return low
 
+    if heads is not None and builder.share(depth, heads, 0.0) <= config.share < builder.share(depth, heads, 1.0):
+        return heads, largest(lambda step: builder.share(depth, heads, step / steps) <= config.share, 0) / steps
     both = largest(lambda step: builder.share(depth, step / steps, step / steps) <= config.share, 0)
     channels = largest(lambda step: builder.share(depth, both / steps, step / steps) <= config.share, both)
     return both / steps, channels / steps

@@ -3,7 +3,6 @@
 import io
 from pathlib import Path
 
-import pytest
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
@@ -45,9 +44,3 @@ def write_split(folder: Path, split: str, rows: list[dict]) -> Path:
     table = Dataset.from_dict(columns, features=features)
     table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def private_cache(tmp_path, monkeypatch):
-    """`datasets` keeps its memory-mapped copies here and not in the user's home."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))

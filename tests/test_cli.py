@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from question_sets import make_row, write_split
 
 from yopo_train.cli import YopoCLI, main
@@ -78,6 +79,14 @@ def test_several_processes_write_one_run(config, tmp_path):
     assert [json.loads(line)["id"] for line in lines] == [f"row-{i}" for i in range(23, 28)]
 
 
+def test_other_processes_do_not_read_what_the_first_one_writes(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    monkeypatch.setattr("yopo_train.cli.score", lambda *args: "accuracy 0.0 %")  # the first process has not written yet
+    for command in ("validate", "test"):
+        assert main([command, "--config", str(config)]) == 0
+    assert not (tmp_path / "run").exists()
+
+
 def test_help_names_every_command():
     result = subprocess.run([sys.executable, "-m", "yopo_train", "--help"], capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0, result.stderr
@@ -101,6 +110,7 @@ BAD = {
     "lora on nothing": (["--model.lora.target_modules=[no_proj]"], "model.lora"),
     "plan and pruning": (["--model.plan=plan.safetensors"], "model.plan is plan.safetensors"),
     "plan not there": (["--model.plan=none.safetensors", "--model.pruning=null"], "none.safetensors"),
+    "no test batch": (["--trainer.limit_test_batches=0"], "trainer.limit_test_batches is 0"),
     "batch size": (["--data.batch_size=0"], "data.batch_size is 0"),
     "unknown checkpoint": (["--model.base=no/such/model"], "no/such/model"),
     "unknown data": (["--data.path=no/such/data"], "no/such/data"),

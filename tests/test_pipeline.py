@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from yopo_train.cli import main
 from yopo_train.pipeline import stages, trainers
 from yopo_train.plan import PruningPlan
 from yopo_train.recovery import YopoModule
+from yopo_train.run_folder import RunFolder
 
 
 def run(config: Path, *options: str, command: str = "fit") -> int:
@@ -46,7 +48,7 @@ def test_fit_fills_the_run_folder_and_a_second_time_does_nothing(config, tmp_pat
         assert [json.loads(line)["id"] for line in lines] == [f"row-{i}" for i in range(23, 28)]
         assert results["test"][stage]["samples"] == 5
     assert results["cost"]["pruned"]["visual_flops"] <= 0.25 * results["cost"]["base"]["visual_flops"]
-    assert results["train"]["steps"] == 3
+    assert results["train"]["steps"] == 3 and results["train"]["plan"] == plan.id
     assert {file.name for file in (folder / "adapter").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -96,6 +98,38 @@ def test_stages_that_are_lost_are_made_again_from_the_others(config, tmp_path, c
     assert (folder / "predictions" / "recovered.jsonl").read_text() == first  # from the saved adapter
 
 
+def test_what_is_made_again_is_scored_again(config, tmp_path, capsys):
+    folder = RunFolder(tmp_path / "run")
+    assert run(config) == 0
+    shutil.rmtree(folder.adapter)
+    capsys.readouterr()
+    assert run(config, "--model.lora.r=2") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("done already") == 5 and "[7/7] score recovered: the recovered" in printed
+
+    shutil.rmtree(folder.adapter)
+    folder.plan.unlink()
+    assert run(config, "--trainer.max_steps=0", "--model.pruning.choice=prefix") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("done already") == 2 and "[4/5] score pruned: the pruned" in printed
+    results = folder.results()
+    assert results["test"].keys() == {"base", "pruned"} and "train" not in results and results["bench"]
+
+
+def test_another_plan_is_not_put_under_trained_weights(config, tmp_path, capsys):
+    folder = RunFolder(tmp_path / "run")
+    assert run(config, command="plan") == 0
+    made = PruningPlan.load(folder.plan).id
+    folder.adapter.mkdir()
+    for trained, code in (("0" * 12, 2), (made, 0)):
+        folder.record("train", {"plan": trained})
+        folder.plan.unlink(missing_ok=True)
+        capsys.readouterr()
+        assert run(config, command="plan") == code
+        assert folder.plan.is_file() is (code == 0)
+        assert (f"trained under plan {trained}, but its plan is now {made}" in capsys.readouterr().err) is (code == 2)
+
+
 def test_an_interrupted_training_goes_on_from_its_checkpoint(config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trainers, "CHECKPOINT_EVERY", 2)
     step = YopoModule.training_step
@@ -117,8 +151,9 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(config, tmp_path, m
     assert json.loads((tmp_path / "run" / "results.json").read_text())["train"]["steps"] == 4
 
 
-def test_full_training_without_pruning_saves_a_model(config, tmp_path, tiny_vlm):
-    folder = tmp_path / "run"
+def test_full_training_without_pruning_saves_a_model(config, tmp_path, tiny_vlm, monkeypatch):
+    folder, scored = tmp_path / "run", []
+    monkeypatch.setattr(YopoModule, "on_test_start", lambda self: scored.append(self.model.lm_head.weight.clone()))
     full = ["--model.pruning=null", "--model.tuning=full", "--model.save_dtype=bfloat16"]
     assert run(config, *full) == 0
     results = json.loads((folder / "results.json").read_text())
@@ -128,6 +163,7 @@ def test_full_training_without_pruning_saves_a_model(config, tmp_path, tiny_vlm)
     untrained = LlavaForConditionalGeneration.from_pretrained(tiny_vlm)
     assert not torch.equal(model.lm_head.weight, untrained.lm_head.weight)
     assert {w.dtype for w in load_file(folder / "model" / "model.safetensors").values()} == {torch.bfloat16}
+    assert len(scored) == 1 and torch.equal(scored[0].float(), model.lm_head.weight.float()), "the saved weights"
     assert not (folder / "adapter").exists()
 
 

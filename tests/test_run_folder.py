@@ -1,8 +1,10 @@
 """Files that are whole or not there, and the rule which folders may be continued."""
 
 import copy
+import os
 
 import pytest
+from safetensors import SafetensorError
 
 from yopo_train.errors import UserError
 from yopo_train.run_folder import RunFolder, flatten, new_folder, write_text
@@ -45,10 +47,17 @@ COUNTS_FROM = {
     "data.path": "scores",
     "seed_everything": "scores",
     "model.base": "scores",
+    "trainer.precision": "scores",
     "model.pruning": "plan",
     "model.lora.r": "training",
     "trainer.max_steps": "training",
+    "trainer.gradient_clip_algorithm": "training",
+    "model.save_dtype": "training",
+    "data.batch_size": "training",  # may be lowered after scores, plan and the base's answers are there
+    "data.max_length": "training",
+    "data.train_limit": "training",
     "data.num_workers": None,
+    "data.eval_batch_size": None,
     "model.gradient_checkpointing": None,
     "trainer.log_every_n_steps": None,
     "run_dir": None,
@@ -78,9 +87,19 @@ def test_a_section_that_becomes_null_is_another_run(tmp_path):
 def test_the_most_important_difference_is_named(tmp_path):
     run = folder_with(tmp_path, OUTPUTS["training"])
     changed = with_change("trainer.max_steps", 9)
-    changed["data"]["path"] = "elsewhere"
+    changed["data"] = {"path": "elsewhere", "num_workers": 0, "batch_size": 1}
     with pytest.raises(UserError, match=r"data\.path is 'd' there and 'elsewhere' here"):
         run.check(changed)
+
+
+@pytest.mark.parametrize("limit", ["limit_test_batches", "fast_dev_run"])
+def test_the_size_of_test_batches_counts_where_their_number_is_limited(limit, tmp_path):
+    run, config = RunFolder(tmp_path / "run"), with_change(f"trainer.{limit}", 2)
+    run.claim(config, "yopo-train fit --config x.yaml")
+    run.record("test.base", {"accuracy": 1.0})
+    config["data"]["eval_batch_size"] = 7
+    with pytest.raises(UserError, match=r"data\.eval_batch_size"):
+        run.check(config)
 
 
 def test_a_new_folder_is_not_made_by_looking(tmp_path):
@@ -107,6 +126,17 @@ def test_results_are_added_section_by_section(tmp_path):
     assert run.results() == {"test": {"base": {"accuracy": 1.0}, "pruned": {"accuracy": 0.5}}, "train": 3}
 
 
+def test_results_are_forgotten_section_by_section(tmp_path):
+    run = RunFolder(tmp_path)
+    run.forget("test.base", "bench")
+    assert not run.results_file.exists()
+    run.record("test.base", {"accuracy": 1.0})
+    run.record("test.pruned", {"accuracy": 0.5})
+    run.record("bench", {"speedup": 2.0})
+    run.forget("test.pruned", "validate.pruned", "bench")
+    assert run.results() == {"test": {"base": {"accuracy": 1.0}}}
+
+
 def test_a_text_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     write_text(tmp_path / "file", "old")
 
@@ -131,6 +161,25 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     with new_folder(tmp_path / "adapter") as folder:
         (folder / "third").write_text("3")
     assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["third"]
+
+
+def test_the_rest_of_a_killed_process_of_the_same_number_is_no_obstacle(tmp_path):
+    rest = tmp_path / f".adapter.{os.getpid()}.tmp"
+    rest.mkdir()
+    (rest / "half").write_text("0")
+    with new_folder(tmp_path / "adapter") as folder:
+        (folder / "whole").write_text("1")
+    assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["whole"]
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("I/O error: No space left")])
+def test_a_full_disk_is_one_line_and_leaves_the_old_folder(error, tmp_path):
+    (tmp_path / "adapter").mkdir()
+    expected = r"adapter: cannot be written: .*No space left"
+    with pytest.raises(UserError, match=expected), new_folder(tmp_path / "adapter"):
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
 def test_flatten():

@@ -6,7 +6,7 @@ from toy_scores import random_scores
 from yopo_train.calibration import PlanConfig, make_plan
 from yopo_train.errors import UserError
 from yopo_train.plan import ModelDims
-from yopo_train.run_folder import RunFolder
+from yopo_train.run_folder import RunFolder, flatten
 from yopo_train.summary import Table, compare, run_table, score_table, write_summary
 
 GRIDS = [(1, 4, 4)]
@@ -32,8 +32,10 @@ def cells(table: Table) -> dict[str, list[str]]:
     return {row[0].strip(): row[1:] for row in table.rows}
 
 
-def make_run(path, found: dict, **config) -> str:
+def make_run(path, found: dict, settings: dict | None = None, **config) -> str:
     run = RunFolder(path)
+    if settings is not None:
+        run.claim(settings, "yopo-train fit --config x.yaml")
     for section, value in found.items():
         run.record(section, value)
     if config:
@@ -92,6 +94,55 @@ def test_runs_that_differ_in_the_seed_are_averaged(tmp_path):
         "25 % random": ["2", "25.0 ± 0.0", "80.0 ± 0.0", "50.0 ± 14.1", "62.5 ± 17.7", "75.0 ± 7.1", "93.8 ± 8.8"],
         "25 % score": ["1", "25.0", "80.0", "80.0", "100.0", "-", "-"],
     }
+
+
+def settings(**changes) -> dict:
+    """A configuration; ``model__lora={...}`` sets a key of a section."""
+    sections = {
+        "seed_everything": 0,
+        "run_dir": "a",
+        "model": {"base": "tiny", "lora": {"r": 4}, "pruning": {"budget": 0.25, "depth": None, "seed": 0}},
+        "data": {"path": "questions", "num_workers": 0},
+        "trainer": {"max_steps": 3},
+    }
+    for key, value in changes.items():
+        *outer, last = key.split("__")
+        place = sections
+        for name in outer:
+            place = place[name]
+        place[last] = value
+    return sections
+
+
+def test_seeds_folders_and_workers_may_differ(tmp_path):
+    other = settings(seed_everything=1, run_dir="b", model__pruning__seed=5, data__seed=1, data__num_workers=2)
+    runs = [
+        make_run(tmp_path / "a", results(0.8, 0.4), settings(), budget=0.25),
+        make_run(tmp_path / "b", results(0.8, 0.6), other, budget=0.25),
+        make_run(tmp_path / "c", results(0.8, 0.6), settings(model__pruning__budget=0.5), budget=0.5),
+    ]
+    assert [row[:2] for row in compare(runs).rows] == [["25 % score", "2"], ["50 % score", "1"]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model__pruning__depth": 2}, {"model__lora__r": 8}, {"model__base": "other"}, {"data__path": "other"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_different_experiments_are_not_averaged(change, tmp_path):
+    (key, value), first = next(iter(change.items())), settings()
+    runs = [
+        make_run(tmp_path / "a", results(0.8, 0.4), first, budget=0.25),
+        make_run(tmp_path / "b", results(0.8, 0.6), settings(seed_everything=1, **change), budget=0.25),
+    ]
+    key = key.replace("__", ".")
+    old = flatten(first)[key]
+    with pytest.raises(UserError) as caught:
+        compare(runs)
+    error = str(caught.value)
+    assert error == (
+        f"{runs[1]}: {key} is {value!r}, and {old!r} in {runs[0]}; expected runs that differ in the seed only"
+    )
 
 
 def test_a_folder_without_scores_is_refused(tmp_path):

@@ -117,10 +117,14 @@ class YopoCLI(LightningCLI):
         stage = self._stage(wanted)
         self.context.splits = ("test" if split == "test" else "validation",)
         say(f"{split} {stage}: {score(self.context, stage, split)}")
-        scores = self.context.run.results()[split]
-        on_first_rank(lambda: score_table({stage: scores[stage]}).show(str(self.context.run)))
+        on_first_rank(lambda: self._show_score(stage, split))
+
+    def _show_score(self, stage: str, split: str) -> None:
+        """The table of one stage; on the first rank only, which has just written what this reads."""
+        run = self.context.run
+        score_table({stage: run.results()[split][stage]}).show(str(run))
         if split == "test":
-            on_first_rank(lambda: write_summary(self.context.run))
+            write_summary(run)
 
     def _stage(self, wanted: StageName | None) -> str:
         """The stage that is asked for, or the furthest one there is."""

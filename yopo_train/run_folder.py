@@ -4,30 +4,35 @@
     scores.safetensors   what calibration measured
     plan.safetensors     the pruning plan
     results.json         every number of the summary
-    predictions/         <split>-<stage>.jsonl, one answer a line
+    predictions/         one answer a line: <stage>.jsonl has the test questions, scored; the commands validate
+                         and predict add validate-<stage>.jsonl and predict-<stage>.jsonl, training adds val.jsonl
     logs/                metrics.csv and TensorBoard events
     checkpoints/         last.ckpt: trainable weights and optimizer
     adapter/ or model/   the result: a standard peft adapter, or a complete model folder
     summary.md           the table
 
-A stage is done when its file is there. So a file must never be there by halves: everything is written under a temporary
-name and renamed. And a folder must never mix two runs: `check` compares the configuration that made what is in it.
+A stage is done when its output is there: its file, or its section of results.json. So a file must never be there by
+halves: everything is written under a temporary name and renamed. A section must go when what it was measured on is made
+again: `RunFolder.forget`. And a folder must never mix two runs: `RunFolder.check` compares the configuration that made
+what is in it.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from yopo_train.errors import UserError
 
-# A configuration key counts from the moment on that something made with it is in the folder. Two exceptions inside the
-# sections: how many workers load data, and what a step leaves in memory, do not change a run.
+# A configuration key counts from the moment on that something made with it is in the folder. A key that two groups name
+# belongs to the later one: everything depends on the section data, but on the size of training batches only training
+# does, and it may be lowered where memory was too small. FREE_KEYS change no result beyond rounding, see `is_free`.
 KEYS_OF_EVERYTHING = (
     "seed_everything",
     "model.base",
@@ -37,24 +42,37 @@ KEYS_OF_EVERYTHING = (
     "data",
     "trainer.limit_test_batches",
     "trainer.fast_dev_run",
+    "trainer.precision",
 )
 KEYS_OF_PLAN = ("model.pruning", "model.plan", "model.backend")
 KEYS_OF_TRAINING = (
     "model.tuning",
     "model.lora",
     "model.optimizer",
+    "model.save_dtype",
+    "data.batch_size",
+    "data.max_length",
+    "data.train_limit",
     "trainer.max_steps",
     "trainer.max_epochs",
     "trainer.accumulate_grad_batches",
     "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
     "trainer.limit_train_batches",
     "trainer.overfit_batches",
     "trainer.max_time",
     "trainer.devices",
     "trainer.num_nodes",
-    "trainer.precision",
 )
-FREE_KEYS = ("data.num_workers",)
+FREE_KEYS = (
+    "run_dir",
+    "data.num_workers",
+    "data.eval_batch_size",
+    "model.gradient_checkpointing",
+    "trainer.logger",
+    "trainer.log_every_n_steps",
+    "trainer.enable_progress_bar",
+)
 
 
 class RunFolder:
@@ -104,12 +122,12 @@ class RunFolder:
                 raise UserError(f"run_dir {self.path} holds other files and no config.yaml, expected a new folder")
             return
         there, here = flatten(self.read_config()), flatten(config)
-        for key in sorted(there.keys() | here.keys(), key=_rank):
-            if self._counts(key) and not _same(there.get(key), here.get(key)):
-                raise UserError(
-                    f"run_dir {self.path} holds another run: {key} is {there.get(key)!r} there and {here.get(key)!r} "
-                    "here; choose another run_dir, or delete that folder"
-                )
+        key = difference(there, here, self._counts)
+        if key is not None:
+            raise UserError(
+                f"run_dir {self.path} holds another run: {key} is {there.get(key)!r} there and {here.get(key)!r} "
+                "here; choose another run_dir, or delete that folder"
+            )
 
     def claim(self, config: dict[str, Any], command: str) -> None:
         """Create the folder and write ``config.yaml``, its first line the command that made it."""
@@ -134,8 +152,6 @@ class RunFolder:
 
     def _counts(self, key: str) -> bool:
         """Whether something that depends on the key is in the folder already."""
-        if key in FREE_KEYS:
-            return False
         trained = self.checkpoints.exists() or self.adapter.exists() or self.model.exists()
         if _under(key, KEYS_OF_TRAINING):
             return trained
@@ -167,6 +183,19 @@ class RunFolder:
         place[last] = value
         write_text(self.results_file, json.dumps(results, indent=2) + "\n")
 
+    def forget(self, *sections: str) -> None:
+        """Take sections, named as in `record`, out of ``results.json``; nothing is written where none is there."""
+        results, found = self.results(), False
+        for section in sections:
+            *outer, last = section.split(".")
+            place = results
+            for name in outer:
+                place = place.get(name, {})
+            found |= last in place
+            place.pop(last, None)
+        if found:
+            write_text(self.results_file, json.dumps(results, indent=2) + "\n")
+
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a whole file or none: to a temporary name in the same folder, then renamed."""
@@ -187,15 +216,23 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """A temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not.
 
     A folder that is there already is replaced.
+
+    Raises
+    ------
+    UserError
+        The folder, or a file that the block writes into it, cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process of the same number that was killed
+        temporary.mkdir(parents=True)
         yield temporary
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:  # a full disk is the second in safetensors' words
+        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -211,6 +248,34 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def difference(there: dict[str, Any], here: dict[str, Any], counts: Callable[[str], bool]) -> str | None:
+    """The first key, in the order in which keys matter, that counts, is not free and differs; None where none does.
+
+    Parameters
+    ----------
+    there, here
+        Two configurations, flat.
+    counts
+        Whether a key is to be compared at all.
+    """
+    for key in sorted(there.keys() | here.keys(), key=_rank):
+        if counts(key) and not is_free(key, here) and not _same(there.get(key), here.get(key)):
+            return key
+    return None
+
+
+def is_free(key: str, config: dict[str, Any]) -> bool:
+    """Whether a key changes no result; the size of test batches does where their number is limited.
+
+    Parameters
+    ----------
+    config
+        The whole configuration, flat.
+    """
+    limited = config.get("trainer.limit_test_batches") is not None or config.get("trainer.fast_dev_run")
+    return _under(key, FREE_KEYS) and not (key == "data.eval_batch_size" and limited)
+
+
 def _same(there: Any, here: Any) -> bool:
     """Whether two values mean the same: a folder may be spelled in several ways."""
     if isinstance(there, str) and isinstance(here, str):
@@ -224,5 +289,5 @@ def _under(key: str, names: tuple[str, ...]) -> bool:
 
 def _rank(key: str) -> tuple[int, str]:
     """Keys in the order in which they matter."""
-    groups = (KEYS_OF_EVERYTHING, KEYS_OF_PLAN, KEYS_OF_TRAINING)
-    return next((i for i, names in enumerate(groups) if _under(key, names)), len(groups)), key
+    groups = (KEYS_OF_TRAINING, KEYS_OF_PLAN, KEYS_OF_EVERYTHING)
+    return next((-i for i, names in enumerate(groups) if _under(key, names)), 1), key

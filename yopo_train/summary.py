@@ -12,11 +12,13 @@ from rich.table import Table as RichTable
 
 from yopo_train.errors import UserError
 from yopo_train.plan import PruningPlan
-from yopo_train.run_folder import RunFolder, write_text
+from yopo_train.run_folder import RunFolder, difference, flatten, write_text
 
 STAGES = ("base", "pruned", "recovered", "trained")
 """What is scored, in the order of the table: trained is a finetuned model that was not pruned."""
 NOTHING = "-"
+SEEDS = ("seed_everything", "data.seed", "model.pruning.seed")
+"""What runs of one row of a comparison may differ in."""
 
 
 @dataclass
@@ -88,9 +90,9 @@ def compare(paths: Sequence[str | Path]) -> Table:
     Raises
     ------
     UserError
-        A folder without scores, or one that is given twice.
+        A folder without scores, one that is given twice, or runs of one row that differ in more than the seed.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[RunFolder]] = {}
     if twice := [path for path, times in Counter(Path(path).resolve() for path in paths).items() if times > 1]:
         raise UserError(f"{twice[0]}: given twice, expected different runs")
     for path in paths:
@@ -98,9 +100,14 @@ def compare(paths: Sequence[str | Path]) -> Table:
         results = run.results()
         if not results.get("test"):
             raise UserError(f"{path}: no scores in results.json, expected the folder of a finished run")
-        groups.setdefault(_label(run, results), []).append(results)
+        groups.setdefault(_label(run, results), []).append(run)
+    for runs in groups.values():
+        _check_that_only_seeds_differ(runs)
     headers = ["pruning", "runs", "visual FLOPs %", "base %", "pruned %", "of base", "recovered %", "of base"]
-    return Table(headers, [[label, str(len(runs)), *_averages(runs)] for label, runs in sorted(groups.items())])
+    rows = [
+        [label, str(len(runs)), *_averages([run.results() for run in runs])] for label, runs in sorted(groups.items())
+    ]
+    return Table(headers, rows)
 
 
 # -- cells ------------------------------------------------------------------------------------------------------------
@@ -186,6 +193,18 @@ def _label(run: RunFolder, results: dict[str, Any]) -> str:
     steps = results.get("train", {}).get("steps")
     training = [f"{results['train']['tuning']} {steps} steps"] if steps else []
     return ", ".join([f"{100 * made['budget']:g} % {made['choice']}" if made else "given plan", *training])
+
+
+def _check_that_only_seeds_differ(runs: list[RunFolder]) -> None:
+    """Means are of repetitions of one experiment: refuse runs whose label is the same and whose settings are not."""
+    first, *others = [(run, flatten(run.read_config()) if run.config.is_file() else {}) for run in runs]
+    for run, config in others:
+        key = difference(first[1], config, lambda key: key not in SEEDS)
+        if key is not None:
+            raise UserError(
+                f"{run}: {key} is {config.get(key)!r}, and {first[1].get(key)!r} in {first[0]}; "
+                "expected runs that differ in the seed only"
+            )
 
 
 def _averages(runs: list[dict[str, Any]]) -> list[str]:

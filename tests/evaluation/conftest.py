@@ -3,7 +3,7 @@
 import pytest
 import torch
 from PIL import Image
-from question_sets import make_row, private_cache, write_split  # noqa: F401
+from question_sets import make_row, write_split
 from transformers import LlavaForConditionalGeneration
 
 from yopo_train.data.collate import EvalCollator

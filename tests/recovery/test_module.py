@@ -2,6 +2,8 @@
 
 import copy
 import io
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from toy import VISUAL, random_plan, toy_batch, toy_dims, toy_llava
 
 from yopo_train.calibration import PlanConfig
 from yopo_train.errors import UserError
+from yopo_train.evaluation.generation import generate_answers
 from yopo_train.pruning import prune
 from yopo_train.recovery import LoraOptions, OptimizerOptions, YopoModule, attach_lora
 from yopo_train.recovery.loss import IGNORE, answer_loss
@@ -141,12 +144,39 @@ def test_a_plan_and_a_pruning_section_exclude_each_other():
         YopoModule("org/base", pruning=PlanConfig(preset="paper-25"), plan="plan.safetensors")
 
 
+def test_the_reference_backend_answers_without_a_cache_and_leaves_the_settings_alone():
+    model, batch = toy_llava(), toy_batch([[3, "image", 6]])
+    module = module_with(model, backend="reference")
+    assert module.has_cache, "the base model has one"
+    settings = model.generation_config.to_dict()
+    module.prune_with(random_plan(toy_dims(model), depth=3, radius=1))
+    assert model.generation_config.to_dict() == settings, "save_pretrained would write that"
+    assert not module.has_cache
+    tokenizer = SimpleNamespace(eos_token_id=2, pad_token_id=0, batch_decode=lambda tokens, **_: ["x"] * len(tokens))
+    processor = SimpleNamespace(tokenizer=tokenizer)
+    assert generate_answers(model, processor, batch, 2, use_cache=module.has_cache) == ["x"]
+    with pytest.raises(UserError, match="no KV cache"):
+        generate_answers(model, processor, batch, 2)
+
+
+def test_a_given_plan_that_the_backend_does_not_compute(tmp_path):
+    model, file = toy_llava(), str(tmp_path / "plan.safetensors")
+    plan = replace(random_plan(toy_dims(model), depth=3, radius=1), semantics="official")
+    plan.save(file)
+    with pytest.raises(UserError, match=r"semantics are official, which only .*backend reference computes"):
+        module_with(model, plan=file).given_plan()
+    assert module_with(model, plan=file, backend="reference").given_plan().id == plan.id
+
+
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
         ({"r": 0}, r"lora\.r is 0"),
         ({"lora_dropout": 1.0}, "lora_dropout"),
         ({"target_modules": []}, "target_modules"),
+        ({"rank_pattern": {"(": 8}}, r"lora\.rank_pattern is '\('"),
+        ({"alpha_pattern": {"q_proj": 8, "*": 8}}, r"lora\.alpha_pattern is '\*'"),
+        ({"exclude_modules": "["}, r"lora\.exclude_modules is '\['"),
     ],
 )
 def test_lora_options_are_checked(options, culprit):

@@ -11,7 +11,9 @@ from ..models import model_inputs
 
 
 @torch.no_grad()
-def generate_answers(model: nn.Module, processor: Any, batch: dict[str, Any], max_new_tokens: int) -> list[str]:
+def generate_answers(
+    model: nn.Module, processor: Any, batch: dict[str, Any], max_new_tokens: int, use_cache: bool = True
+) -> list[str]:
     """Greedy answers.
 
     Parameters
@@ -25,6 +27,8 @@ def generate_answers(model: nn.Module, processor: Any, batch: dict[str, Any], ma
         inputs.
     max_new_tokens : int
         An answer ends here if the model has not ended it before.
+    use_cache : bool
+        Keep keys and values from token to token. The reference backend of `prune` cannot.
 
     Returns
     -------
@@ -45,6 +49,7 @@ def generate_answers(model: nn.Module, processor: Any, batch: dict[str, Any], ma
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
+        use_cache=use_cache,
         eos_token_id=config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )

@@ -18,8 +18,9 @@ from .generation import generate_answers
 class GenerationScorer(L.Callback):
     """Generate an answer to each evaluation prompt, score it, and keep it.
 
-    Works on any LightningModule with ``model`` (the ``transformers`` model, pruned or not) and ``processor``; what its
-    steps return does not matter. Loaders must give `EvalCollator`'s batches and have a dataset with ``kinds``.
+    Works on any LightningModule with ``model`` (the ``transformers`` model, pruned or not), ``processor`` and
+    ``has_cache`` (whether the model may keep a KV cache); what its steps return does not matter. Loaders must give
+    `EvalCollator`'s batches and have a dataset with ``kinds``.
 
     During ``fit`` the scores are logged as ``val/accuracy`` and ``val/accuracy/<kind>``, otherwise under
     :attr:`stage`'s name. Answers go to ``<folder>/<name>.jsonl``, one JSON object a line: id, kind, question, answer,
@@ -61,7 +62,9 @@ class GenerationScorer(L.Callback):
         if trainer.sanity_checking:
             return
         with trainer.precision_plugin.forward_context():
-            predictions = generate_answers(pl_module.model, pl_module.processor, batch, self.max_new_tokens)
+            predictions = generate_answers(
+                pl_module.model, pl_module.processor, batch, self.max_new_tokens, use_cache=pl_module.has_cache
+            )
         meta = batch["meta"]
         self._metric.update(predictions, [m["answer"] for m in meta], [m["kind"] for m in meta])
         if self.folder is not None:

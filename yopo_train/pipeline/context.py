@@ -115,6 +115,10 @@ class Context:
         """Write a result, on the first rank."""
         on_first_rank(lambda: self.run.record(section, value))
 
+    def forget(self, *sections: str) -> None:
+        """Take results back that are no longer true, on the first rank."""
+        on_first_rank(lambda: self.run.forget(*sections))
+
 
 def on_first_rank(work: Any) -> Any:
     """Call on one process of many; the others go on, and meet it at their next common call."""

@@ -10,6 +10,7 @@ from lightning.pytorch import seed_everything
 
 from yopo_train.bench import Options, compare
 from yopo_train.calibration import CalibrationModule, Scores, make_plan
+from yopo_train.errors import UserError
 from yopo_train.evaluation.scorer import GenerationScorer
 from yopo_train.models import model_inputs
 from yopo_train.models.prompt import prompt_of
@@ -17,11 +18,13 @@ from yopo_train.pipeline.context import Context, on_first_rank, say, wait_for_al
 from yopo_train.pipeline.environment import describe_environment
 from yopo_train.pipeline.prompt import costs, typical_batch
 from yopo_train.plan import PruningPlan
-from yopo_train.pruning import unprune
+from yopo_train.pruning import active_plan, unprune
 from yopo_train.recovery import save_adapter
 from yopo_train.run_folder import RunFolder, new_folder
 
 BENCH_REPEATS, BENCH_BATCH = 10, 8
+TUNED_SCORES = tuple(f"{split}.{stage}" for split in ("test", "validate") for stage in ("recovered", "trained"))
+"""Sections of ``results.json`` about a finetuned model."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,25 @@ def plan(context: Context) -> str:
         config = replace(module.pruning, seed=module.pruning.seed + context.seed)
         made = make_plan(Scores.load(run.scores), config, prompt.grids)
         made.base_model, made.revision = module.base, module.revision
+    refuse_other_plan(made, run)
     cost = costs(module.model, made, prompt)
     context.record("cost", cost)
+    # what was measured under a plan that was here before
+    stale = ["test.pruned", "validate.pruned", "bench", *TUNED_SCORES]
+    context.forget(*stale if _is_trained(run) else [*stale, "train"])
     on_first_rank(lambda: made.save(run.plan))
     share = cost["pruned"]["visual_flops"] / cost["base"]["visual_flops"]
     return f"{made.describe()}, visual FLOPs {100 * share:.1f} %"
+
+
+def refuse_other_plan(made: PruningPlan, run: RunFolder) -> None:
+    """Raise a ``UserError`` where the run holds weights that were trained under another plan."""
+    trained = run.results().get("train", {}).get("plan", made.id)
+    if _is_trained(run) and trained != made.id:
+        raise UserError(
+            f"run_dir {run} holds weights trained under plan {trained}, but its plan is now {made.id}: choose another "
+            "run_dir, or delete adapter/, model/ and checkpoints/ there"
+        )
 
 
 # -- score ------------------------------------------------------------------------------------------------------------
@@ -169,16 +186,20 @@ def train(context: Context) -> str:
     trainer = context.trainers.for_training("train", scorer, all_weights=module.tuning == "full")
     started = time.perf_counter()
     trainer.fit(module, datamodule=context.data, ckpt_path=checkpoint)
-    context.tuned = True
+    # weights that are saved in another type are read back: what is scored is what is there to be used
+    context.tuned = module.tuning == "lora" or module.save_dtype is None
     module.model.eval()
+    under = active_plan(module.model)
     result = {
         "tuning": module.tuning,
+        "plan": under.id if under is not None else None,
         "steps": trainer.global_step,
         "seconds": time.perf_counter() - started,
         "trainable": sum(weight.numel() for weight in module.trainable().values()),
         "parameters": sum(weight.numel() for weight in module.parameters()),
     }
     context.record("train", result)
+    context.forget(*TUNED_SCORES)  # of a training that was here before
     on_first_rank(lambda: save_tuned(context))
     return f"{result['steps']} steps, saved in {run.adapter if module.tuning == 'lora' else run.model}"
 
@@ -203,7 +224,7 @@ def bench(context: Context) -> str:
 
     Measured on a batch of equal prompts: a single one of a tiny model would time Python, not the model.
     """
-    context.to_pruned()
+    context.to_base()
     on_first_rank(lambda: context.run.record("bench", measure(context)))
     found = context.run.results().get("bench", {})
     if not found:

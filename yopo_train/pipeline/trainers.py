@@ -48,29 +48,31 @@ class TrainerFactory:
         Raises
         ------
         UserError
-            Lightning refuses the settings, or would fork: results would stay in the forked processes.
+            Lightning refuses the settings, or would fork: results would stay in the forked processes. Or no question
+            would be answered.
         """
+        for name in ("limit_test_batches", "limit_predict_batches"):
+            if self.settings.get(name) == 0:
+                raise UserError(f"trainer.{name} is 0, expected at least one batch, or null for all of them")
         launcher = self.for_calibration("check").strategy.launcher
         if isinstance(launcher, _MultiProcessingLauncher):
             raise UserError(
                 f"trainer.strategy is {self.settings['strategy']}, expected one that starts scripts, like ddp"
             )
 
-    def for_reading(self, name: str, *callbacks: Callback, log: bool = True) -> Trainer:
+    def for_reading(self, name: str, *callbacks: Callback) -> Trainer:
         """A trainer that validates, tests or predicts.
 
         Parameters
         ----------
         name
             Of the progress bar.
-        log
-            Whether what is measured goes to the loggers.
         """
         limit = self.settings.get("limit_val_batches")
         return self._make(
             name,
             list(callbacks),
-            logger=self.loggers if log else False,
+            logger=self.loggers,
             enable_checkpointing=False,
             limit_val_batches=limit or None,  # 0 means no validation during training, not here
         )

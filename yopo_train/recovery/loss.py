@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from yopo_train.models import model_inputs
 from yopo_train.models.prompt import visual_mask
 from yopo_train.pruning import active_plan, refuse_visual_labels
-
-IGNORE = -100
+from yopo_train.pruning.inputs import IGNORE
 
 
 def answer_loss(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from yopo_train.calibration import PlanConfig
 from yopo_train.errors import UserError
-from yopo_train.models import family_of, load_base, unwrap
+from yopo_train.models import family_of, load_base
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import active_plan, prune
 from yopo_train.recovery.adapter import attach_lora
@@ -96,6 +96,11 @@ class YopoModule(LightningModule):
         """Whether there is a plan, or one to be made."""
         return self.pruning is not None or self.plan_file is not None
 
+    @property
+    def has_cache(self) -> bool:
+        """Whether the model, as it is now, can keep a KV cache; the reference backend cannot."""
+        return self.backend == "compact" or active_plan(self.model) is None
+
     def load(self, folder: str | None = None) -> None:
         """Read model and processor, unless they are loaded.
 
@@ -109,8 +114,19 @@ class YopoModule(LightningModule):
             self.model, self.processor = load_base(*source, dtype=self.base_dtype)
 
     def given_plan(self) -> PruningPlan:
-        """The plan of the parameter ``plan``, checked against the loaded model."""
+        """The plan of the parameter ``plan``, checked against the backend and the loaded model.
+
+        Raises
+        ------
+        UserError
+            No plan there, or one for another backend or model.
+        """
         plan = PruningPlan.load(self.plan_file)
+        if self.backend == "compact" and plan.semantics != "compact":
+            raise UserError(
+                f"{self.plan_file}: the plan's semantics are {plan.semantics}, which only model.backend reference "
+                f"computes, found model.backend {self.backend}"
+            )
         plan.check(family_of(self.model).dims(self.model.config), self.base)
         return plan
 
@@ -119,8 +135,6 @@ class YopoModule(LightningModule):
         active = active_plan(self.model)
         if active is None or active.id != plan.id:
             prune(self.model, plan, self.backend)
-            if self.backend == "reference":  # has no KV cache
-                unwrap(self.model).generation_config.use_cache = False
 
     def start_tuning(self) -> None:
         """Add the adapter, or unfreeze everything."""

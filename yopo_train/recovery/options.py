@@ -1,5 +1,6 @@
 """What a configuration file says about recovery: the sections ``model.lora`` and ``model.optimizer``."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -46,6 +47,13 @@ class LoraOptions:
         _require("lora.lora_alpha", self.lora_alpha, self.lora_alpha >= 1, "an integer >= 1")
         _require("lora.lora_dropout", self.lora_dropout, 0 <= self.lora_dropout < 1, "a number in [0, 1)")
         _require("lora.target_modules", self.target_modules, self.target_modules not in ([], ""), "names, or null")
+        for name in ("rank_pattern", "alpha_pattern"):
+            for pattern in getattr(self, name):
+                good = _is_expression(rf"(.*\.)?({pattern})$")  # as peft asks it
+                _require(f"lora.{name}", repr(pattern), good, "regular expressions of layer names")
+        if isinstance(self.exclude_modules, str):
+            good = _is_expression(self.exclude_modules)
+            _require("lora.exclude_modules", repr(self.exclude_modules), good, "a regular expression, or names")
 
 
 @dataclass
@@ -91,6 +99,14 @@ class OptimizerOptions:
         _require("optimizer.min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "a share in [0, 1]")
         steps = self.schedule_steps
         _require("optimizer.schedule_steps", steps, steps is None or steps > 0, "a number of steps > 0, or null")
+
+
+def _is_expression(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
 
 
 def _require(name: str, value: object, good: bool, expected: str) -> None:

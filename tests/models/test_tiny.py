@@ -75,7 +75,7 @@ def test_chat_template(processor):
 def test_words_are_single_tokens_and_text_comes_back(processor):
     tokenizer = processor.tokenizer
     assert [tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3]
-    for row in question_rows(200, "train", SceneSource(), random.Random(0)):
+    for row in question_rows(200, "test", SceneSource(), random.Random(0)):
         question, answer = (message["content"] for message in row["messages"])
         assert row["kind"] in KINDS
         assert len(tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]) == 1

@@ -5,15 +5,16 @@
         --apart-from data/tiny-vqa
 
 A row is {id, images, messages, kind}. Style `questions` writes one question a row, each kind equally often, and
-several rows share an image. The others are for training from scratch, several turns about one image a row: `list` says
-what is in every place, which teaches a model to see; `dialogue` asks questions and lists things by their looks, which
-teaches it to find and to compare them; `drill` only asks.
+several rows share an image; its training rows ask several questions about one image each, as instruction data does,
+and also where things are: a relation is two of these. The other styles are for training from scratch, with one image a
+row: `list` says what is in every place, which teaches a model to see; `dialogue` asks questions and lists things by
+their looks, which teaches it to find and to compare them; `drill` only asks.
 """
 
 import argparse
 import hashlib
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from yopo_train.data.shapes.questions import (
@@ -32,8 +33,10 @@ from yopo_train.errors import UserError
 
 SPLITS = ("train", "calibration", "validation", "test")
 ROWS_AN_IMAGE = 3
+TRAINING_TURNS = 4
+TRAINING_KINDS = (*KINDS, "relation", "relation", "relation", "where", "where")  # what is learned last, more often
 DIALOGUE_KINDS = (*KINDS, "relation", "where")
-DRILL_KINDS = (*KINDS, "existence", "relation", "relation", "relation")  # what is learned last, more often
+DRILL_KINDS = (*KINDS, "existence", "relation", "relation", "relation")
 
 
 class SceneSource:
@@ -52,7 +55,13 @@ class SceneSource:
 
 
 def question_rows(number: int, split: str, source: SceneSource, rng: random.Random) -> Iterator[dict]:
-    """`number` rows of one question each, an equal number of each kind (the first kinds get the remainder)."""
+    """`number` rows: dialogues to train on, elsewhere one question a row.
+
+    Of the questions each kind comes equally often (the first kinds get the remainder).
+    """
+    if split == "train":
+        yield from _dialogues(number, split, source, rng, TRAINING_KINDS, TRAINING_TURNS)
+        return
     missing = {kind: number // len(KINDS) + (i < number % len(KINDS)) for i, kind in enumerate(KINDS)}
     balance, written = Balance(), 0
     while any(missing.values()):
@@ -79,14 +88,14 @@ def dialogue_rows(number: int, split: str, source: SceneSource, rng: random.Rand
     The lists come last: after them a question could be answered from the text, without looking. They teach to find
     things by their looks, to read and to compare, one step at a time, where a question asks for two.
     """
-    balance = Balance()
-    for i in range(number):
-        scene, png = source(rng)
-        questions = _asked(scene, rng.sample(DIALOGUE_KINDS, 5), balance, rng)
+
+    def lists(scene: Scene, balance: Balance) -> list[Question]:
         chosen = (rng.choice(LISTS_BY_LOOKS), rng.choice(COMPARISONS), rng.choice((list_counts, list_characters)))
-        lists = [made for make in chosen if (made := make(scene)) is not None]
-        rng.shuffle(lists)
-        yield _row(f"{split}-{i:05d}", png, questions + lists, "dialogue")
+        made = [question for make in chosen if (question := make(scene)) is not None]
+        rng.shuffle(made)
+        return made
+
+    yield from _dialogues(number, split, source, rng, DIALOGUE_KINDS, 5, lists)
 
 
 def drill_rows(number: int, split: str, source: SceneSource, rng: random.Random) -> Iterator[dict]:
@@ -94,11 +103,11 @@ def drill_rows(number: int, split: str, source: SceneSource, rng: random.Random)
 
     Where things are comes last, as a relation could be read off it.
     """
-    balance = Balance()
-    for i in range(number):
-        scene, png = source(rng)
-        questions = _asked(scene, rng.sample(DRILL_KINDS, len(DRILL_KINDS)), balance, rng)
-        yield _row(f"{split}-{i:05d}", png, questions + _asked(scene, ["where"] * 2, balance, rng), "dialogue")
+
+    def places(scene: Scene, balance: Balance) -> list[Question]:
+        return _asked(scene, ["where"] * 2, balance, rng)
+
+    yield from _dialogues(number, split, source, rng, DRILL_KINDS, len(DRILL_KINDS), places)
 
 
 STYLES = {
@@ -146,6 +155,23 @@ def _asked(scene: Scene, kinds: Iterable[str], balance: Balance, rng: random.Ran
     """A question of each kind, less those that the scene does not have, and each once."""
     found = [ask(scene, kind, balance, rng) for kind in kinds]
     return list(dict.fromkeys(question for question in found if question is not None))
+
+
+def _dialogues(
+    number: int,
+    split: str,
+    source: SceneSource,
+    rng: random.Random,
+    kinds: tuple[str, ...],
+    turns: int,
+    last: Callable[[Scene, Balance], list[Question]] = lambda scene, balance: [],
+) -> Iterator[dict]:
+    """`number` rows of one image each: `turns` of `kinds` in random order, and what comes `last`."""
+    balance = Balance()
+    for i in range(number):
+        scene, png = source(rng)
+        questions = _asked(scene, rng.sample(kinds, turns), balance, rng)
+        yield _row(f"{split}-{i:05d}", png, questions + last(scene, balance), "dialogue")
 
 
 def _card(splits: dict[str, list[dict]]) -> str:
@@ -198,7 +224,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--style", choices=sorted(STYLES), default="questions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--apart-from", type=Path, help="a question set whose pictures must not be drawn again")
-    for split, number in zip(SPLITS, (8000, 160, 300, 1000), strict=True):
+    for split, number in zip(SPLITS, (3200, 160, 300, 1000), strict=True):
         parser.add_argument(f"--{split}", type=int, default=number, metavar="ROWS")
     args = parser.parse_args(argv)
     try:

@@ -92,7 +92,7 @@ def compare(paths: Sequence[str | Path]) -> Table:
     UserError
         A folder without scores, one that is given twice, or runs of one row that differ in more than the seed.
     """
-    groups: dict[str, list[RunFolder]] = {}
+    groups: dict[str, list[tuple[RunFolder, dict[str, Any]]]] = {}
     if twice := [path for path, times in Counter(Path(path).resolve() for path in paths).items() if times > 1]:
         raise UserError(f"{twice[0]}: given twice, expected different runs")
     for path in paths:
@@ -100,13 +100,13 @@ def compare(paths: Sequence[str | Path]) -> Table:
         results = run.results()
         if not results.get("test"):
             raise UserError(f"{path}: no scores in results.json, expected the folder of a finished run")
-        groups.setdefault(_label(run, results), []).append(run)
-    for runs in groups.values():
-        _check_that_only_seeds_differ(runs)
+        groups.setdefault(_label(run, results), []).append((run, results))
+    for found in groups.values():
+        _check_that_only_seeds_differ([run for run, _ in found])
     headers = ["pruning", "runs", "visual FLOPs %", "base %", "pruned %", "of base", "recovered %", "of base"]
-    rows = [
-        [label, str(len(runs)), *_averages([run.results() for run in runs])] for label, runs in sorted(groups.items())
-    ]
+    rows = []
+    for label, found in sorted(groups.items()):
+        rows.append([label, str(len(found)), *_averages([results for _, results in found])])
     return Table(headers, rows)
 
 

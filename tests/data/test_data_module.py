@@ -112,6 +112,18 @@ class Crashing(Recorder):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
+def train_until_crash(module: Crashing, data, out, every: int, resume: str | None, **length: int) -> list[str]:
+    """Ids of the rows seen; `out` / last.ckpt is of every so many steps or, for 100 of them, of the exception."""
+    kept = ModelCheckpoint(
+        out, "last", every_n_train_steps=every, save_on_exception=every == 100, enable_version_counter=False
+    )
+    off = ("logger", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
+    options = {"accelerator": "cpu", "limit_val_batches": 0, "callbacks": [kept]}
+    with contextlib.suppress(Crash):
+        L.Trainer(**options, **length, **dict.fromkeys(off, False)).fit(module, datamodule=data, ckpt_path=resume)
+    return module.rows
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
     ("every", "crash"),
@@ -122,13 +134,8 @@ def test_a_resumed_training_sees_the_rows_that_are_left(folder, processor, tmp_p
     """20 rows in batches of 4, three epochs; resumed from the checkpoint of a step, or from that of the exception."""
 
     def train(module: Crashing, resume: str | None = None) -> list[str]:
-        kept = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=every, save_on_exception=every == 100)
-        off = ("logger", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
-        options = {"accelerator": "cpu", "max_epochs": 3, "limit_val_batches": 0, "callbacks": [kept]}
         data = data_of(folder, processor, num_workers=workers)
-        with contextlib.suppress(Crash):
-            L.Trainer(**options, **dict.fromkeys(off, False)).fit(module, datamodule=data, ckpt_path=resume)
-        return module.rows
+        return train_until_crash(module, data, tmp_path, every, resume, max_epochs=3)
 
     whole = train(Crashing())
     assert len(whole) == 60
@@ -144,16 +151,8 @@ def test_a_training_resumed_at_an_epoch_border_is_resumed_again(folder, processo
     """Lightning does not count the epoch as begun then, but with `max_steps` it goes on within it."""
 
     def train(module: Crashing, every: int, resume: str | None = None) -> list[str]:
-        on_exception = every == 100
-        kept = ModelCheckpoint(
-            tmp_path, "last", every_n_train_steps=every, save_on_exception=on_exception, enable_version_counter=False
-        )
-        off = ("logger", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
-        options = {"accelerator": "cpu", "max_steps": 15, "limit_val_batches": 0, "callbacks": [kept]}
         data = data_of(folder, processor, num_workers=workers)
-        with contextlib.suppress(Crash):
-            L.Trainer(**options, **dict.fromkeys(off, False)).fit(module, datamodule=data, ckpt_path=resume)
-        return module.rows
+        return train_until_crash(module, data, tmp_path, every, resume, max_steps=15)
 
     first = Crashing(at=6)
     train(first, every=5)

@@ -68,7 +68,7 @@ def visual_flops(plan: PruningPlan, grids: list[Grid]) -> float:
     n = Prompt(grids, 0).visual_tokens
     if plan.is_dense:
         return dense_visual_flops(plan.dims, n)
-    pairs = _window_pairs(grids, plan.radius)
+    pairs = window_pairs(grids, plan.radius)
     total = 0
     for layer in range(plan.depth):
         total += n * _visual_linear(plan, layer)
@@ -98,7 +98,7 @@ def layer_flops(plan: PruningPlan, prompt: Prompt) -> list[int]:
     text_pairs = text * (text + 1) // 2
     # a text and a visual token are attended once, by the later of the two; so are two visual tokens in a window
     mixed_pairs = text * visual
-    visual_pairs = (_window_pairs(prompt.grids, plan.radius) + visual) // 2
+    visual_pairs = (window_pairs(prompt.grids, plan.radius) + visual) // 2
     text_query_pairs = mixed_pairs - _visual_query_text_pairs(prompt)
 
     linear = _attention_linear(dims, dims.heads, dims.kv_heads) + _ffn(dims, dims.intermediate)
@@ -142,7 +142,7 @@ def _visual_linear(plan: PruningPlan, layer: int) -> int:
     return _attention_linear(plan.dims, heads, kv_heads) + _ffn(plan.dims, channels)
 
 
-def _window_pairs(grids: list[Grid], radius: int | None) -> int:
+def window_pairs(grids: list[Grid], radius: int | None) -> int:
     """Ordered pairs of visual tokens, itself included, that lie within the radius of each other."""
     if radius is None:
         return Prompt(grids, 0).visual_tokens ** 2

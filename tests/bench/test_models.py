@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from families import FAMILIES
 
 from yopo_train.bench.models import NAMED, model_config, random_inputs, random_model, random_plan, shape_config
 from yopo_train.calibration import PlanConfig
@@ -13,15 +14,22 @@ from yopo_train.models.prompt import prompt_of
 @pytest.mark.parametrize(("name", "tera"), [("llava-1.5-7b", 7.63), ("llava-1.5-13b", 14.89)])
 def test_named_models_cost_what_the_paper_says(name, tera):
     config = model_config(name)
-    assert shape_config(config, None, 576) == (1, 24, 24)
+    assert shape_config(config, None, 576) == [(1, 24, 24)]
     assert config.vision_config.image_size == 336
     assert round(dense_visual_flops(family_of(config).dims(config), 576) / 1e12, 2) == tera
+
+
+TYPICAL = {"llava-next-7b": 2928, "llava-onevision-7b": 3699, "internvl3-8b": 13 * 256}
+"""Visual tokens of a typical image, where they are not 576."""
 
 
 def test_every_named_model_is_built_and_prompted():
     for name in NAMED:
         config = model_config(name)
-        shape_config(config, 2, 4)
+        typical = family_of(config).typical_tokens(config)
+        assert typical == TYPICAL.get(name, 576)
+        grids = shape_config(config, 2, typical)
+        assert sum(frames * rows * columns for frames, rows, columns in grids) == typical
         model = random_model(config, "bfloat16", torch.device("meta"))
         assert len(family_of(model).text_model(model).layers) == 2
         assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
@@ -33,19 +41,53 @@ def test_every_named_model_is_built_and_prompted():
 def test_presets_fit_slices_too(preset, share, layers):
     """Half of the layers are text only, in a slice as in the whole."""
     config = model_config("llava-1.5-7b")
-    grid = shape_config(config, layers, 576)
+    grids = shape_config(config, layers, 576)
     dims = family_of(config).dims(config)
-    plan = random_plan(dims, PlanConfig(preset=preset), grid)
+    plan = random_plan(dims, PlanConfig(preset=preset), grids)
     assert plan.depth == dims.layers // 2
     assert 0.97 * share < plan.cost["visual_share"] <= share
     assert plan.made_by["choice"] == "random" and "scores" not in plan.made_by
 
 
+@pytest.mark.parametrize(
+    ("name", "grid"), [("qwen2-vl-7b", (1, 24, 24)), ("qwen2.5-vl-7b", (1, 24, 24)), ("qwen3-vl-8b", (1, 24, 24))]
+)
+def test_qwen_models_have_the_dimensions_of_their_checkpoints(name, grid):
+    """FLOPs by hand: 2n(2d(h + kv)head_dim + 3dm) + 4n^2 h head_dim a layer."""
+    config = model_config(name)
+    assert shape_config(config, None, 576) == [grid]
+    dims, n = family_of(config).dims(config), 576
+    expected = {"qwen2-vl-7b": (28, 3584, 18944, 28, 4, 128), "qwen3-vl-8b": (36, 4096, 12288, 32, 8, 128)}
+    layers, d, m, h, kv, head_dim = expected.get(name, expected["qwen2-vl-7b"])
+    by_hand = layers * (2 * n * (2 * d * (h + kv) * head_dim + 3 * d * m) + 4 * n**2 * h * head_dim)
+    assert dense_visual_flops(dims, n) == by_hand
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_random_inputs_of_every_family_are_one_prompt_that_the_model_takes(name):
+    config = FAMILIES[name].toy().config
+    if name == "llava_onevision":
+        config.vision_aspect_ratio = "anyres_max_9"  # as in the checkpoints; the toy's own shrinks 2 x 2 tiles
+    visual_tokens = 51 if name in ("llava_next", "llava_onevision") else 36  # 3 x 3, and 2 x 2 of them with newlines
+    grids = shape_config(config, 2, visual_tokens)
+    model = random_model(config, "float32", torch.device("cpu"))
+    inputs = random_inputs(model, grids, 8, batch=2)
+    prompt = prompt_of(model, inputs)
+    assert (prompt.grids, prompt.visual_tokens, prompt.text_tokens) == (grids, visual_tokens, 8)
+    assert set(prompt.text_before) == {2}
+    assert model(**inputs).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("tokens", "grid"), [(1, (1, 1, 1)), (12, (1, 3, 4)), (1000, (1, 25, 40)), (7, (1, 1, 7))])
+def test_images_of_any_size_are_as_square_as_can_be(tokens, grid):
+    assert shape_config(model_config("qwen2-vl-7b"), None, tokens) == [grid]
+
+
 def test_random_inputs_are_one_prompt(tiny_vlm):
     config = model_config(str(tiny_vlm))
-    shape_config(config, 1, 9)
+    grids = shape_config(config, 1, 9)
     model = random_model(config, "float32", torch.device("cpu"))
-    inputs = random_inputs(model, 9, 8, batch=2)
+    inputs = random_inputs(model, grids, 8, batch=2)
     prompt = prompt_of(model, inputs)
     assert (prompt.grids, prompt.text_tokens, prompt.text_before) == ([(1, 3, 3)], 8, [2])
     assert inputs["pixel_values"].shape == (2, 3, 24, 24)

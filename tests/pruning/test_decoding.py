@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from families import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,15 +30,13 @@ class Kernels(TorchDispatchMode):
 
 
 def decode_one(model, batch) -> Kernels:
-    """The operators of the second decoded token, from a full cache."""
+    """The operators of the second decoded token, from a full cache; nothing is padded."""
     token = batch["input_ids"][:, -1:]
     with torch.no_grad():
-        mask = batch["attention_mask"]
         cache = model(**batch, use_cache=True, logits_to_keep=1).past_key_values
         for _ in range(2):
-            mask = torch.cat((mask, torch.ones_like(token)), 1)
             with Kernels() as kernels:
-                model(input_ids=token, attention_mask=mask, past_key_values=cache, logits_to_keep=1)
+                model(input_ids=token, past_key_values=cache, logits_to_keep=1)
     return kernels
 
 
@@ -47,6 +46,16 @@ def test_a_token_launches_no_more_kernels_than_on_the_stock_model(kv_heads, radi
     model, batch = toy_llava(kv_heads, layers=8), toy_batch([[3, "image", 4]])
     stock = decode_one(model, batch).names
     pruned = decode_one(prune(model, random_plan(toy_dims(model), 4, radius, seed=1)), batch).names
+    assert len(pruned) <= len(stock)
+    assert pruned.count("mm") == stock.count("mm")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_nor_does_one_of_any_family(name):
+    model = FAMILIES[name].toy(num_hidden_layers=8)
+    batch = FAMILIES[name].toy_inputs(model, [[3, "image", 4]])
+    stock = decode_one(model, batch).names
+    pruned = decode_one(prune(model, random_plan(toy_dims(model), 4, 1, seed=1)), batch).names
     assert len(pruned) <= len(stock)
     assert pruned.count("mm") == stock.count("mm")
 

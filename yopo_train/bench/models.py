@@ -6,13 +6,11 @@ Time depends neither on the weights nor on which heads and channels stay, only o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers import PretrainedConfig as Config
 
 from ..calibration import PlanConfig, make_plan
@@ -22,33 +20,9 @@ from ..models import family_of
 from ..models.loading import DTYPES
 from ..plan import ModelDims, PruningPlan
 from .device import free_bytes
+from .named import NAMED
 
 RANDOM_DTYPES = tuple(name for name in DTYPES if name != "auto")
-
-
-def _llava(**text: int) -> Config:
-    """LLaVA-1.5: the CLIP tower of 336 pixels and a Llama."""
-    return LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
-        ),
-        text_config=LlamaConfig(vocab_size=32064, max_position_embeddings=4096, **text),
-        image_token_index=32000,
-    )
-
-
-NAMED: dict[str, Callable[[], Config]] = {
-    "llava-1.5-7b": _llava,
-    "llava-1.5-13b": partial(
-        _llava, hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40
-    ),
-}
-"""Configurations by the name that ``--model`` takes; a new one is one entry here."""
 
 
 def model_config(name: str) -> Config:
@@ -69,30 +43,30 @@ def model_config(name: str) -> Config:
     return config
 
 
-def shape_config(config: Config, layers: int | None, visual_tokens: int) -> Grid:
-    """Cut the language model down and size the image, in place; gives the image's grid.
+def shape_config(config: Config, layers: int | None, visual_tokens: int) -> list[Grid]:
+    """Cut the language model down and size the image, in place; gives the image's grids.
 
     Parameters
     ----------
     layers
         Keep only so many layers of the language model; None keeps all.
     visual_tokens
-        Tokens of one image, a square number.
+        Tokens of one image.
 
     Raises
     ------
     UserError
-        Layers that the model does not have, or visual tokens that fill no square.
+        Layers that the model does not have, or visual tokens that no image of it has.
     """
-    side = math.isqrt(max(visual_tokens, 0))
-    if side == 0 or side * side != visual_tokens:
-        raise UserError(f"--visual-tokens is {visual_tokens}, expected a square number (576 is a grid of 24 x 24)")
-    config.vision_config.image_size = side * config.vision_config.patch_size
-    most = config.text_config.num_hidden_layers
+    grids = family_of(config).shape_image(config, visual_tokens)
+    text = config.get_text_config()
+    most = text.num_hidden_layers
     if layers is not None and not 1 <= layers <= most:
         raise UserError(f"--layers is {layers}, expected 1 to {most}")
-    config.text_config.num_hidden_layers = layers or most
-    return 1, side, side
+    text.num_hidden_layers = layers or most
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[: text.num_hidden_layers]
+    return grids
 
 
 def check_memory(config: Config, dtype: str, device: torch.device) -> None:
@@ -120,19 +94,20 @@ def random_model(config: Config, dtype: str, device: torch.device) -> nn.Module:
     return model.eval()
 
 
-def random_inputs(model: nn.Module, visual_tokens: int, text_tokens: int, batch: int) -> dict[str, Tensor]:
-    """Text, image, text: a quarter of the text in front, as LLaVA's system prompt is."""
-    parameter, config = next(model.parameters()), model.config
-    image_token = family_of(model).image_token_id(config)
-    before = text_tokens // 4
-    ids = torch.randint(config.text_config.vocab_size, (batch, visual_tokens + text_tokens))
-    ids[ids == image_token] = (image_token + 1) % config.text_config.vocab_size
-    ids[:, before : before + visual_tokens] = image_token
-    size = config.vision_config.image_size
-    pixels = torch.randn(batch, 3, size, size, dtype=parameter.dtype)
-    return {name: x.to(parameter.device) for name, x in (("input_ids", ids), ("pixel_values", pixels))}
+def random_inputs(model: nn.Module, grids: list[Grid], text_tokens: int, batch: int) -> dict[str, Tensor]:
+    """Text, an image with these grids, text: a quarter of the text in front, as LLaVA's system prompt is."""
+    visual_tokens = sum(map(math.prod, grids))
+    parameter, config, family = next(model.parameters()), model.config, family_of(model)
+    placeholders = family.placeholders(config)
+    before, vocabulary = text_tokens // 4, config.get_text_config().vocab_size
+    words = torch.tensor([token for token in range(min(vocabulary, 1000)) if token not in placeholders.values()])
+    ids = words[torch.randint(len(words), (batch, visual_tokens + text_tokens))]
+    ids[:, before : before + visual_tokens] = placeholders["image"]
+    images = family.random_images(config, ids, grids)
+    inputs = {name: x.to(parameter.dtype) if x.is_floating_point() else x for name, x in images.items()}
+    return {name: x.to(parameter.device) for name, x in {"input_ids": ids, **inputs}.items()}
 
 
-def random_plan(dims: ModelDims, config: PlanConfig, grid: Grid) -> PruningPlan:
+def random_plan(dims: ModelDims, config: PlanConfig, grids: list[Grid]) -> PruningPlan:
     """A plan for a budget that keeps random heads and channels: of the right size, of no use for answers."""
-    return make_plan(dims, replace(config, choice="random"), [grid])
+    return make_plan(dims, replace(config, choice="random"), grids)

@@ -38,15 +38,19 @@ class Collator:
                     f"expected {len(row['images'])}, one for each image"
                 )
         images = [image for row in rows for image in row["images"]]
-        inputs = self.processor(
-            images=images or None,
-            text=texts,
-            padding=True,
-            padding_side=self.padding_side,
-            pad_to_multiple_of=self.pad_to_multiple_of,
-            add_special_tokens=self._adds_special_tokens(texts),
-            return_tensors="pt",
-        )
+        try:
+            inputs = self.processor(
+                images=images or None,
+                text=texts,
+                padding=True,
+                padding_side=self.padding_side,
+                pad_to_multiple_of=self.pad_to_multiple_of,
+                add_special_tokens=self._adds_special_tokens(texts),
+                return_tensors="pt",
+            )
+        except ValueError as error:  # Qwen-VL's of an image that is 200 times as long as wide, for example
+            names, reason = ", ".join(repr(row["id"]) for row in rows), str(error).splitlines()[0]
+            raise UserError(f"the model's processor refuses one of the rows {names}: {reason}") from error
         return {**inputs, "meta": [_meta(row) for row in rows]}
 
     def _adds_special_tokens(self, texts: list[str]) -> bool:

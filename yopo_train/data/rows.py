@@ -1,6 +1,7 @@
 """Reading question sets: local folders or Hub ids, memory-mapped, and checked before anything runs.
 
-A row is ``{id, images, messages, kind}``; ``<image>`` in a message says where an image goes.
+A row is ``{id, images, messages, kind}``; ``<image>`` in a message says where an image goes. A folder of images and
+nothing else is a split to calibrate on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..errors import UserError
 from .checks import check_rows, image_file
+from .image_folder import SPLIT, as_questions, image_files
 
 COLUMNS = ("id", "images", "messages", "kind")
 
@@ -71,10 +73,22 @@ class Rows(TorchDataset):
         return self.select(drawn.sort().values.tolist())
 
     def fingerprint(self) -> str:
-        """12 hex digits of all that the rows hold, images included (or their paths)."""
+        """12 hex digits of all that the rows hold, images included, in the rows or in files of their own.
+
+        Raises
+        ------
+        UserError
+            An image file cannot be read.
+        """
         digest = hashlib.sha256()
-        for row in self.table:
-            digest.update(repr(row.to_pylist()).encode())
+        for table in self.table:
+            row = table.to_pylist()[0]
+            digest.update(repr(row).encode())
+            for image in row["images"] or []:
+                name, data = _name_and_bytes(image)
+                if data is None:
+                    with self._naming(name, row["id"]):
+                        digest.update(image_file(name, self.folder).read_bytes())
         return digest.hexdigest()[:12]
 
     def messages_and_sizes(self) -> Iterator[tuple[list[dict], list[tuple[int, int]]]]:
@@ -85,15 +99,27 @@ class Rows(TorchDataset):
             yield row["messages"], [(height, width) for width, height in sizes]
 
     def _open(self, image: str | dict, row_id: Any, decode: bool = False) -> PILImage.Image:
-        name, data = ("image", image["bytes"]) if isinstance(image, dict) else (image, None)
-        try:
+        name, data = _name_and_bytes(image)
+        with self._naming(name, row_id):
             if data is None:
-                name = str(image["path"] if isinstance(image, dict) else image)
                 data = image_file(name, self.folder).read_bytes()
             opened = PILImage.open(io.BytesIO(data))
             return opened.convert("RGB") if decode else opened
+
+    @contextmanager
+    def _naming(self, image: str, row_id: Any) -> Iterator[None]:
+        """Whatever is wrong with an image, as one line that names its row."""
+        try:
+            yield
         except (OSError, ValueError, PILImage.DecompressionBombError) as error:
-            raise UserError(f"{self.source}, row {row_id!r}: {name} cannot be read as an image ({error})") from error
+            raise UserError(f"{self.source}, row {row_id!r}: {image} cannot be read as an image ({error})") from error
+
+
+def _name_and_bytes(image: str | dict) -> tuple[str, bytes | None]:
+    """What to call an image of a row, and its bytes; None where the name is the path of its file."""
+    if isinstance(image, dict):
+        return ("image", image["bytes"]) if image["bytes"] is not None else (str(image["path"]), None)
+    return str(image), None
 
 
 def load_rows(path: str | Path, split: str) -> Rows:
@@ -102,7 +128,8 @@ def load_rows(path: str | Path, split: str) -> Rows:
     Parameters
     ----------
     path : str or Path
-        Local folder (files ``<split>-*.parquet``, or whatever else ``datasets.load_dataset`` reads) or Hub id.
+        Local folder (files ``<split>-*.parquet``, images only, or whatever else ``datasets.load_dataset`` reads) or Hub
+        id.
     split : str
         ``train``, ``calibration``, ``validation`` or ``test``.
 
@@ -135,6 +162,8 @@ def _splits(path: str) -> list[str]:
     folder = Path(path)
     if folder.is_dir() and (files := _parquet_files(folder)):
         return list(files)
+    if folder.is_dir() and image_files(folder):
+        return [SPLIT]
     # A typing error in a local path would otherwise be looked up on the Hub for half a minute.
     if not folder.is_dir() and (len(folder.parts) != 2 or Path(folder.parts[0]).is_dir()):
         raise UserError(f"data.path: the folder {path!r} does not exist")
@@ -147,6 +176,8 @@ def _load_table(path: str, split: str) -> Dataset:
     if split not in splits:
         raise UserError(f"{path}: there is no split {split!r}; found: {', '.join(splits)}")
     files = _parquet_files(Path(path)) if Path(path).is_dir() else {}
+    if not files and Path(path).is_dir() and (names := image_files(Path(path))):
+        return as_questions(names)
     with _one_line_errors(f"split {split!r} of {path!r}"):
         if files and not sum(pq.read_metadata(file).num_rows for file in files[split]):
             raise UserError(f"{path}: split {split!r} is empty, expected rows")

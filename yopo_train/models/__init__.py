@@ -8,9 +8,21 @@ from torch import nn
 
 from ..errors import UserError
 from .base import Family, Grid, model_inputs, unwrap
+from .internvl import InternVL
 from .llava import Llava
+from .llava_next import LlavaNext
+from .llava_onevision import LlavaOnevision
+from .qwen2_vl import Qwen2VL
+from .qwen3_vl import Qwen3VL
 
-FAMILIES: tuple[Family, ...] = (Llava(),)
+FAMILIES: tuple[Family, ...] = (
+    Llava(),
+    LlavaNext(),
+    LlavaOnevision(),
+    Qwen2VL(),
+    Qwen3VL(),
+    InternVL(),
+)
 
 __all__ = ["FAMILIES", "Family", "Grid", "family_of", "load_base", "model_inputs", "unwrap"]
 
@@ -30,7 +42,7 @@ def family_of(model: nn.Module | Any) -> Family:
     known = ", ".join(name for family in FAMILIES for name in family.model_types)
     raise UserError(
         f"model type {config.model_type!r} is not supported, expected one of: {known} "
-        "(a new family is one file in yopo_train/models/)"
+        f"(a new family is one file, yopo_train/models/{config.model_type}.py, see base.py there)"
     )
 
 

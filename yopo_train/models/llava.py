@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
 from ..errors import UserError
 from .base import Family, fixed_grid
 
@@ -14,7 +20,18 @@ class Llava(Family):
 
     model_types = ("llava",)
 
-    def grids(self, config, counts, inputs):
+    def grids(self, config, visual, inputs):
+        side = self.side(config, inputs)
+        return fixed_grid(visual, (1, side, side), f"{side} x {side} per image")
+
+    def side(self, config: Any, inputs: Mapping[str, Any]) -> int:
+        """Tokens along the edge of what the vision tower reads.
+
+        Raises
+        ------
+        UserError
+            The tower's tokens fill no grid, or none that is known.
+        """
         tower = config.vision_config.model_type
         if tower not in CLASS_TOKEN:
             raise UserError(f"vision tower {tower!r} has no known grid, expected one of: {', '.join(CLASS_TOKEN)}")
@@ -29,8 +46,7 @@ class Llava(Family):
             raise UserError(
                 f"vision_feature_select_strategy is {strategy!r}, expected {expected!r} with a {tower}: {reason}"
             )
-        side = config.vision_config.image_size // config.vision_config.patch_size
-        return fixed_grid(counts, (1, side, side), f"{side} x {side} per image")
+        return config.vision_config.image_size // config.vision_config.patch_size
 
     def unread_vision_layers(self, core, arguments):
         count = core.config.vision_config.num_hidden_layers
@@ -40,3 +56,14 @@ class Llava(Family):
         last = max(index % (count + 1) for index in ([read] if isinstance(read, int) else read))
         tower = getattr(core.vision_tower, "vision_model", core.vision_tower)
         return list(tower.encoder.layers[last:]) if hasattr(tower, "encoder") else []
+
+    def shape_image(self, config, visual_tokens):
+        side = math.isqrt(max(visual_tokens, 0))
+        if side == 0 or side * side != visual_tokens:
+            raise UserError(f"--visual-tokens is {visual_tokens}, expected a square number (576 is a grid of 24 x 24)")
+        config.vision_config.image_size = side * config.vision_config.patch_size
+        return [(1, side, side)]
+
+    def random_images(self, config, ids, grids):
+        size = config.vision_config.image_size
+        return {"pixel_values": torch.randn(len(ids), 3, size, size)}

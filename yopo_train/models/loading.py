@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.utils import logging
 
 from ..errors import UserError
 from . import family_of
+from .processors import load_processor
 
+CONVERTIBLE = {"LlavaLlamaForCausalLM": "llava", "InternVLChatModel": "internvl2"}
+"""Architectures that `from_pretrained` cannot read, and the converter for each."""
+LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+)
+"""What `from_pretrained` raises where files are missing, damaged or not what they should be."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -20,6 +38,9 @@ def load_base(
     revision: str | None = None,
     dtype: str | torch.dtype = "auto",
     attn_implementation: str = "sdpa",
+    device_map: str | dict[str, Any] | None = None,
+    max_memory: dict[int | str, int | str] | None = None,
+    offload_folder: str | Path | None = None,
 ):
     """Load an unpruned multimodal LLM with its processor.
 
@@ -33,6 +54,14 @@ def load_base(
         ``auto`` is the type that the checkpoint was saved in.
     attn_implementation : str
         The attention of the unpruned model.
+    device_map : str or dict, optional
+        For a model larger than the device, which can then be calibrated, not trained: ``auto``, or which part goes
+        where (a device, ``cpu`` or ``disk``); accelerate brings weights to the device while they are used. None loads
+        all on the CPU.
+    max_memory : dict, optional
+        What ``auto`` may use of a device, like ``{0: "20GiB", "cpu": "60GiB"}``; the rest stays on disk.
+    offload_folder : str or Path, optional
+        Where weights are written that cannot be read from the checkpoint's own files as they are needed.
 
     Returns
     -------
@@ -41,23 +70,23 @@ def load_base(
     Raises
     ------
     UserError
-        Unknown path, no processor, unsupported family, unknown dtype, or weights that are missing or damaged.
+        Unknown path, unsupported family, a transformers that is too old for it, no processor or that of another family,
+        unknown dtype, or weights that are missing or damaged.
     """
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}, expected one of: {', '.join(DTYPES)}")
     name = str(path)
-    config = _from_pretrained(AutoConfig, name, "config.json", revision=revision)
-    family_of(config)
-    processor = _from_pretrained(AutoProcessor, name, "processor", revision=revision)
-    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        raise UserError(f"{name} has no processor of a multimodal model: found only {type(processor).__name__}")
-    model, report = _from_pretrained(
-        AutoModelForImageTextToText,
+    config = load_config(name, revision)
+    processor = _load(load_processor, name, "processor", config=config, revision=revision)
+    placement = {"device_map": device_map, "max_memory": max_memory, "offload_folder": offload_folder}
+    model, report = _load(
+        AutoModelForImageTextToText.from_pretrained,
         name,
         "weights",
         revision=revision,
         dtype=dtype,
         attn_implementation=attn_implementation,
+        **placement,
         output_loading_info=True,
     )
     if missing := sorted(report["missing_keys"]):  # transformers makes them up at random, and warns
@@ -65,15 +94,45 @@ def load_base(
     return model.eval(), processor
 
 
-def _from_pretrained(cls, name: str, what: str, **kwargs):
-    """``cls.from_pretrained`` with one clear line instead of the library's paragraphs."""
+def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a base model.
+
+    Raises
+    ------
+    UserError
+        Unknown path, unsupported family, or a transformers that is too old for it.
+    """
+    name = str(path)
+    raw, _ = _load(PreTrainedConfig.get_config_dict, name, "config.json", revision=revision)
+    for architecture in raw.get("architectures") or ():
+        if architecture in CONVERTIBLE:
+            raise UserError(
+                f"{name} is in the layout of its authors ({architecture}), expected that of transformers: convert it, "
+                f"yopo-train convert {CONVERTIBLE[architecture]} {name} FOLDER"
+            )
+    model_type = raw.get("model_type")
+    if model_type is None:
+        raise UserError(f"cannot load the config.json of {name!r}: it is missing, or names no model_type")
+    family_of(SimpleNamespace(model_type=model_type))
+    if model_type not in CONFIG_MAPPING:
+        raise UserError(
+            f"transformers {transformers.__version__} is too old for {name}: it does not know model type "
+            f"{model_type!r}, expected a newer one (pip install -U transformers)"
+        )
+    return _load(AutoConfig.from_pretrained, name, "config.json", revision=revision)
+
+
+def _load(load: Callable, name: str, what: str, **kwargs):
+    """``load(name)`` with one clear line instead of the library's paragraphs."""
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise UserError(f"cannot load the {what} of {name!r}: there is no such folder")
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what its report says comes as an error
     try:
-        return cls.from_pretrained(name, **kwargs)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        return load(name, **kwargs)
+    except UserError:
+        raise
+    except LOAD_ERRORS as error:
         where = "local folder" if Path(name).is_dir() else "local folder or Hub model id"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"cannot load the {what} of {name!r} ({where}): {reason}") from error

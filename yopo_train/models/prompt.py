@@ -15,7 +15,7 @@ from . import family_of, unwrap
 def prompt_of(model: nn.Module, batch: Mapping[str, Any]) -> Prompt:
     """The shape of the first prompt in a batch, for the cost formulas."""
     config, visual = unwrap(model).config, visual_mask(model, batch)
-    grids = family_of(model).grids(config, visual.sum(dim=1).tolist(), batch)[0]
+    grids = family_of(model).grids(config, visual, batch)[0]
     is_text = real_tokens(batch)[0] & ~visual[0]
     places = visual[0].nonzero().flatten().tolist()
     before, seen = [], 0
@@ -27,7 +27,7 @@ def prompt_of(model: nn.Module, batch: Mapping[str, Any]) -> Prompt:
 
 def visual_mask(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Visual tokens of a batch, padding left out: bool ``(batch, tokens)``."""
-    return family_of(model).visual_mask(unwrap(model).config, batch["input_ids"]) & real_tokens(batch)
+    return family_of(model).visual_mask(unwrap(model).config, batch) & real_tokens(batch)
 
 
 def real_tokens(batch: Mapping[str, Any]) -> Tensor:

@@ -18,7 +18,7 @@ from .inputs import announce_visual_tokens, answerable_forward
 from .linear import refuse_token_mixing, unsliceable
 from .order import BLOCKS, LayerOrder, permute_layer, translate_state_dicts
 from .state import PruneState
-from .vision import features_without_unread_layers
+from .vision import replace_encoders
 
 BACKENDS = ("compact", "reference")
 
@@ -68,7 +68,7 @@ def prune(model: nn.Module, plan: PruningPlan, backend: str = "compact") -> nn.M
             _reorder(text_model, state)
         for layer in text_model.layers:
             state.replace(layer, "forward", decoder.layer_forward)
-        state.replace(core, "get_image_features", features_without_unread_layers(core, family))
+    replace_encoders(core, family, state)
     state.replace(base, "forward", answerable_forward(base, family))
     announce_visual_tokens(core, family, state)
     return model

@@ -16,9 +16,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..errors import UserError
-from ..models.base import rotate
+from ..models.rotary import KEY, QUERY, normed, placed, rotate, rotations
 from .attention import AttentionPass, Heads, attend
 from .cache import CompactCacheLayer, compact_cache
+from .deepstack import Deepstack
 from .heads import HeadGroups
 from .layout import TokenLayout, VisualTokens
 from .linear import ordered, split_columns, split_rows
@@ -54,9 +55,14 @@ def text_model_forward(
     inputs_embeds: Tensor | None = None,
     use_cache: bool | None = None,
     visual_tokens: VisualTokens | None = None,
+    visual_pos_masks: Tensor | None = None,
+    deepstack_visual_embeds: list[Tensor] | None = None,
     **kwargs,
 ) -> BaseModelOutputWithPast:
-    """Forward of a pruned text model; shapes in and out are those of the base model."""
+    """Forward of a pruned text model; shapes in and out are those of the base model.
+
+    ``visual_pos_masks`` and ``deepstack_visual_embeds`` come from Qwen3-VL alone, see `Deepstack`.
+    """
     state: PruneState = self.yopo_state
     _refuse(kwargs, self.config)
     if inputs_embeds is None:
@@ -69,7 +75,8 @@ def text_model_forward(
     split = state.prunes and (layout.n_visual > 0 or cache is not None)
 
     hidden = layout.pack(inputs_embeds)
-    cos, sin = _rotary(self, inputs_embeds, position_ids, layout)
+    cos, sin = map(layout.pack, rotations(self, inputs_embeds, position_ids, layout.past))
+    deepstack = Deepstack.of(layout, visual_pos_masks, deepstack_visual_embeds)
     if state.plan.depth == 0:
         hidden, cos, sin = (x[layout.n_visual :] for x in (hidden, cos, sin))
     trail = [] if kwargs.get("output_hidden_states", self.config.output_hidden_states) else None
@@ -89,6 +96,8 @@ def text_model_forward(
                 store=cache.layers[number] if cache is not None else None,
             ),
         )
+        if deepstack is not None:
+            hidden = deepstack.add(hidden, number)
         if last and len(cos) > layout.n_text:
             cos, sin = cos[layout.n_visual :], sin[layout.n_visual :]
     hidden = layout.unpack(self.norm(hidden))
@@ -111,15 +120,6 @@ def _cache_of(self: nn.Module, past_key_values: Cache | None, use_cache: bool | 
     if not wants_cache and past_key_values is None:
         return None
     return compact_cache(past_key_values, len(self.layers), self.yopo_state.tag)
-
-
-def _rotary(self: nn.Module, inputs_embeds: Tensor, position_ids: Tensor | None, layout: TokenLayout) -> list[Tensor]:
-    """Cosines and sines of packed tokens, ``(visual + text, rotary_dim)`` each."""
-    if position_ids is None:
-        positions = torch.arange(layout.past, layout.past + layout.tokens, device=inputs_embeds.device)
-        position_ids = positions.unsqueeze(0)
-    rope = self.rotary_emb(inputs_embeds, position_ids=position_ids)
-    return [layout.pack(x.expand(layout.batch, *x.shape[1:])) for x in rope]
 
 
 def layer_forward(self: nn.Module, hidden: Tensor, layer_pass: LayerPass) -> Tensor:
@@ -174,11 +174,11 @@ def _all_heads(self: nn.Module, x: Tensor, n_visual: int, asking: int, layer_pas
         parts.append(Heads(*(part.unflatten(1, (-1, self.head_dim)) for part in split)))
     if active == 0:  # nothing of this layer's attention concerns visual tokens
         parts = [Heads(part.shared[len(part.shared) - len(part.rest) :], part.rest) for part in parts]
-    for part in parts[:2]:
+    for part, kind in zip(parts, (QUERY, KEY), strict=False):
         if part.shared.shape[1]:
             start = len(cos) - len(part.shared)
-            part.shared = rotate(part.shared, cos[start:], sin[start:])
-        part.rest = rotate(part.rest, cos[n_visual:], sin[n_visual:])
+            part.shared = placed(self, kind, part.shared, cos[start:], sin[start:])
+        part.rest = placed(self, kind, part.rest, cos[n_visual:], sin[n_visual:])
     return parts
 
 
@@ -192,7 +192,7 @@ def _text_heads(self: nn.Module, x: Tensor, layer_pass: LayerPass) -> list[Heads
         for projection, index in ((self.q_proj, pick), (self.k_proj, pick_kv), (self.v_proj, pick_kv))
     )
     heads = q.shape[1]
-    both = rotate(torch.cat((q, k), 1), layer_pass.cos, layer_pass.sin)
+    both = rotate(torch.cat((normed(self, QUERY, q), normed(self, KEY, k)), 1), layer_pass.cos, layer_pass.sin)
     q, k = both[:, :heads], both[:, heads:]
     return [Heads(part[:, :n], part[:, n:]) for part, n in ((q, active), (k, active_kv), (v, active_kv))]
 

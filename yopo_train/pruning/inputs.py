@@ -19,6 +19,7 @@ from ..models import Family
 from ..models.prompt import visual_mask
 from .layout import VisualTokens
 from .state import PruneState
+from .vision import kept_inputs
 
 IGNORE = -100  # of labels, as in transformers
 
@@ -38,7 +39,7 @@ def _announce(
     if kwargs.get("input_ids") is None:
         raise UserError("a pruned model needs input_ids to find the visual tokens, found only inputs_embeds")
     mask = visual_mask(core, kwargs)
-    grids = family.grids(core.config, mask.sum(1).tolist(), kwargs)
+    grids = family.grids(core.config, mask, {**kwargs, **kept_inputs(family, kwargs)})
     return (), {**kwargs, "visual_tokens": VisualTokens(mask, grids)}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..errors import UserError
-from ..models.base import rotate
+from ..models.rotary import KEY, QUERY, placed, rotations
 from ..plan import PruningPlan
 from .layout import VisualTokens
 
@@ -61,6 +61,8 @@ def text_model_forward(
     inputs_embeds: Tensor | None = None,
     use_cache: bool | None = None,
     visual_tokens: VisualTokens | None = None,
+    visual_pos_masks: Tensor | None = None,
+    deepstack_visual_embeds: list[Tensor] | None = None,
     **kwargs,
 ) -> BaseModelOutputWithPast:
     """Forward of the text model under a plan, without a KV cache; shapes are those of the base model."""
@@ -73,11 +75,11 @@ def text_model_forward(
     real = torch.ones(batch, tokens, device=hidden.device) if attention_mask is None else attention_mask
     official = state.plan.semantics == "official"
     masks = Masks(real.bool(), visual_tokens, state.plan.radius, official)
-    if position_ids is None:
-        position_ids = torch.arange(tokens, device=hidden.device).unsqueeze(0)
-    rope = tuple(x.expand(batch, *x.shape[1:]) for x in self.rotary_emb(hidden, position_ids=position_ids))
+    rope = rotations(self, hidden, position_ids, past=0)
     for number, layer in enumerate(self.layers):
         hidden = _layer(layer, hidden, number, state.plan, masks, rope, official)
+        if deepstack_visual_embeds is not None and number < len(deepstack_visual_embeds):  # Qwen3-VL
+            hidden = self._deepstack_process(hidden, visual_pos_masks, deepstack_visual_embeds[number])
         if number >= state.plan.depth - 1 and state.prunes:
             hidden = hidden.masked_fill(masks.visual[:, :, None], 0.0)
     return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
@@ -105,8 +107,10 @@ def _attention(self: nn.Module, x: Tensor, seen: Tensor, masks: Masks, rope, off
     )
     cos, sin = (part.flatten(0, 1) for part in rope)
     q, k = (
-        rotate(part.transpose(1, 2).flatten(0, 1), cos, sin).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
-        for part in (q, k)
+        placed(self, kind, part.transpose(1, 2).flatten(0, 1), cos, sin)
+        .view(batch, tokens, -1, self.head_dim)
+        .transpose(1, 2)
+        for kind, part in ((QUERY, q), (KEY, k))
     )
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)

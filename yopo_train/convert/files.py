@@ -1,0 +1,130 @@
+"""Small files of an original checkpoint, and the rules for the folder that is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+
+from ..errors import UserError
+
+SPARE_BYTES = 64 * 2**20
+"""Room for what is written beside the weights: tokenizer, configuration, headers."""
+
+_MISSING = object()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises
+    ------
+    UserError
+        Missing, unreadable, or something else than an object.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds {type(content).__name__}, expected an object")
+    return content
+
+
+class ConfigSection:
+    """A section of ``config.json`` whose missing or unsuitable fields are errors that name file and field.
+
+    Parameters
+    ----------
+    where : str
+        The file, and the section in it.
+    values : dict
+        The section's fields.
+    """
+
+    def __init__(self, where: str, values: dict[str, Any]) -> None:
+        self.where, self.values = where, values
+
+    def __contains__(self, name: str) -> bool:
+        return self.values.get(name) is not None
+
+    def get(self, name: str, default: Any = _MISSING) -> Any:
+        """A field; without ``default`` it has to be there."""
+        value = self.values.get(name)
+        if value is None and default is _MISSING:
+            raise UserError(f"{self.where}{name} is missing")
+        return default if value is None else value
+
+    def section(self, name: str) -> ConfigSection:
+        """A field that is an object."""
+        values = self.get(name)
+        if not isinstance(values, dict):
+            raise UserError(f"{self.where}{name} is {values!r}, expected an object")
+        return ConfigSection(f"{self.where}{name}.", values)
+
+    def pick(self, *names: str) -> dict[str, Any]:
+        """Those of the fields that are set."""
+        return {name: self.values[name] for name in names if name in self}
+
+    def expect(self, name: str, *known: Any, default: Any = _MISSING) -> Any:
+        """A field that has to be one of ``known``."""
+        value = self.get(name, default)
+        if value not in known:
+            raise UserError(f"{self.where}{name} is {value!r}, expected {' or '.join(map(repr, known))}")
+        return value
+
+    def architecture(self, *known: str) -> str:
+        """The model's class name, the first of ``architectures``."""
+        found = self.get("architectures", None) or [None]
+        if found[0] not in known:
+            raise UserError(f"{self.where}architectures is {found!r}, expected one of: {', '.join(known)}")
+        return found[0]
+
+    def build(self, make: Callable[..., Any], **fields: Any) -> Any:
+        """A ``transformers`` configuration made of this section's fields."""
+        try:
+            return make(**fields)
+        except (StrictDataclassError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{self.where.rstrip('.: ')}: no valid {make.__name__}: {reason}") from None
+
+
+def read_config(folder: Path) -> ConfigSection:
+    """``config.json`` of a checkpoint folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder, expected the folder of a checkpoint")
+    return ConfigSection(f"{folder / 'config.json'}: ", read_json(folder / "config.json"))
+
+
+def check_destination(folder: Path) -> None:
+    """Refuse a destination that holds something.
+
+    Raises
+    ------
+    UserError
+        A file, or a folder that is not empty.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, expected a new or an empty folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: the folder is not empty, expected a new or an empty folder")
+
+
+def check_disk(folder: Path, size: int) -> None:
+    """Refuse a disk with less room than ``size`` bytes of weights need; ``folder`` need not exist yet.
+
+    Raises
+    ------
+    UserError
+        Too little space.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free, needed = shutil.disk_usage(there).free, size + SPARE_BYTES
+    if free < needed:
+        raise UserError(f"{folder}: the converted model takes {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free")

@@ -47,13 +47,21 @@ def write_tensor_file(path: str | Path, kind: str, version: int, tensors: dict[s
         temporary.unlink(missing_ok=True)
 
 
-def read_tensor_file(path: str | Path, kind: str, version: int) -> tuple[dict[str, Tensor], dict]:
+def read_tensor_file(
+    path: str | Path, kind: str, version: int, outdated: str | None = None
+) -> tuple[dict[str, Tensor], dict]:
     """Read what `write_tensor_file` wrote: the tensors and the header.
+
+    Parameters
+    ----------
+    outdated
+        What to do about a file of an older format, which is refused then.
 
     Raises
     ------
     UserError
-        Missing, unreadable or corrupt file, a file of another kind, or a format newer than ``version``.
+        Missing, unreadable or corrupt file, a file of another kind, or a format newer than ``version`` (or older, see
+        above).
     """
     path = Path(path)
     if not path.is_file():
@@ -74,4 +82,6 @@ def read_tensor_file(path: str | Path, kind: str, version: int) -> tuple[dict[st
         raise UserError(f"{path}: holds {found}, expected a {kind} file")
     if found_version > version:
         raise UserError(f"{path}: {kind} format {found_version} is newer than this yopo_train reads ({version})")
+    if found_version < version and outdated is not None:
+        raise UserError(f"{path}: {kind} format {found_version} was made by an older version of yopo_train: {outdated}")
     return tensors, header

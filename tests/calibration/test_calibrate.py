@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
-from toy import random_plan, toy_batch, toy_dims, toy_llava
+from toy import IMAGE_TOKEN, random_plan, text_positions, toy_batch, toy_dims, toy_llava
 
 from yopo_train.calibration import CalibrationModule, ChannelScore, HeadRatio, Scores, calibrate
 from yopo_train.errors import UserError
@@ -31,6 +31,13 @@ def sorted_rho(scores: Scores) -> torch.Tensor:
     return scores.rho[scores.rho[:, 0, 0].argsort()]
 
 
+def assert_same_scores(found: Scores, expected: Scores) -> None:
+    """Within float32 summation error, samples in any order."""
+    torch.testing.assert_close(sorted_rho(found), sorted_rho(expected), rtol=1e-4, atol=1e-6)
+    for name in ("channels", "neighbor_mass", "cross_modal", "head_norms", "channel_norms"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
+
+
 def hooks(model: torch.nn.Module) -> int:
     """Hooks on the language model (transformers leaves its own on the vision tower)."""
     parts = model.model.language_model.modules()
@@ -38,11 +45,12 @@ def hooks(model: torch.nn.Module) -> int:
 
 
 def test_lightning_and_the_plain_call_agree():
-    module = CalibrationModule(toy_llava(2), data_fingerprint="abc")
+    module = CalibrationModule(toy_llava(2), data_fingerprint="abc", seed=7, batch_size=2)
     trainer().validate(module, loader(BATCHES), verbose=False)
     plain = calibrate(module.model, BATCHES, data_fingerprint="abc")
     assert module.scores.id == plain.id
-    assert (plain.n_samples, plain.data_fingerprint) == (4, "abc")
+    assert (plain.n_samples, plain.data_fingerprint, plain.seed) == (4, "abc", None)
+    assert (module.scores.data_fingerprint, module.scores.seed, module.scores.batch_size) == ("abc", 7, 2)
     trainer().validate(module, loader(BATCHES[:1]), verbose=False)
     assert module.scores.n_samples == 2  # a second epoch starts from nothing
     torch.testing.assert_close(module.scores.rho, plain.rho[:2])
@@ -92,8 +100,7 @@ def test_two_ranks_equal_one(tmp_path, shares):
     module = TwoRanks(shares, path)
     trainer(2, strategy="ddp_fork", use_distributed_sampler=False).validate(module, verbose=False)
     single, double = calibrate(toy_llava(2), BATCHES), Scores.load(path)
-    torch.testing.assert_close(sorted_rho(double), sorted_rho(single), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(double.channels, single.channels, rtol=1e-4, atol=1e-4)
+    assert_same_scores(double, single)
 
 
 def test_metrics_merge():
@@ -134,9 +141,36 @@ def test_a_pruned_model_is_refused():
         calibrate(model, BATCHES)
 
 
-def test_an_overflow_names_the_layer():
-    model = toy_llava(2)
+@pytest.mark.parametrize("kind", ["visual", "text", "padding"])
+def test_an_overflow_names_the_first_layer_and_the_sample(kind):
+    """One token of layer 1 overflows, in the second sample of the batch; what padding holds is nobody's business."""
+    model, batch = toy_llava(2), toy_batch([["image", 6], [2, "image", 1]])
+    token = {"visual": batch["input_ids"] == IMAGE_TOKEN, "text": text_positions(batch)}.get(kind)
+    token = ~batch["attention_mask"].bool() if token is None else token
+    place = token[1].nonzero()[-1].item()
+
+    def overflow(module, args, output):
+        output = output.clone()
+        output[1, place, 5] = torch.inf
+        return output
+
+    layer = 3 if kind == "padding" else 1  # an earlier layer's padding spoils all tokens of the next one
+    model.model.language_model.layers[layer].mlp.register_forward_hook(overflow)
+    batch["meta"] = [{"id": "a-7"}, {"id": "b-9"}]
+    if kind == "padding":
+        assert calibrate(model, [batch]).n_samples == 2
+        return
+    with pytest.raises(UserError, match=r"^calibration sample b-9: activations are not finite in layer 1$"):
+        calibrate(model, [batch])
+
+
+def test_infinite_weights_and_bad_images_are_told_apart():
+    model, batch = toy_llava(2), toy_batch([["image", 3]])
+    nan = {**batch, "pixel_values": batch["pixel_values"].index_fill(2, torch.tensor(3), torch.nan)}
+    with pytest.raises(UserError, match=r"sample 0: activations are not finite before layer 0 \(vision tower"):
+        calibrate(model, [nan])
     with torch.no_grad():
-        model.model.language_model.layers[1].mlp.up_proj.weight.fill_(1e38)
-    with pytest.raises(UserError, match=r"scores \w+ is not finite in layer [12]"):
-        calibrate(model, BATCHES)
+        model.model.language_model.layers[2].mlp.up_proj.weight.fill_(1e38)
+    with pytest.raises(UserError, match="sample 0: activations are not finite in layer 2"):
+        calibrate(model, [batch])
+    assert hooks(model) == 0

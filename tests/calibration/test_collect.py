@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from toy import IMAGE_TOKEN, toy_batch, toy_llava
 
 from yopo_train.calibration import calibrate, collect
+from yopo_train.calibration.weight_norms import WeightNorms
 from yopo_train.errors import UserError
 
 MODELS = {kv_heads: toy_llava(kv_heads, layers=3) for kv_heads in (4, 2, 1)}
@@ -85,13 +86,16 @@ def test_batch_size_and_padding_change_nothing(batch, kv_heads):
     together, alone = calibrate(model, [batch]), calibrate(model, one_by_one(batch))
     torch.testing.assert_close(together.rho, alone.rho, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(together.channels, alone.channels, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together.neighbor_mass, alone.neighbor_mass, rtol=1e-4, atol=1e-6)
 
 
 def test_chunks_of_queries_change_nothing(monkeypatch):
     batch = toy_batch(SAMPLES)
-    whole = calibrate(MODELS[2], [batch]).rho
+    whole = calibrate(MODELS[2], [batch])
     monkeypatch.setattr(collect, "CHUNK", 100)
-    torch.testing.assert_close(calibrate(MODELS[2], [batch]).rho, whole)
+    chunked = calibrate(MODELS[2], [batch])
+    torch.testing.assert_close(chunked.rho, whole.rho)
+    torch.testing.assert_close(chunked.neighbor_mass, whole.neighbor_mass)
 
 
 def test_a_batch_without_attention_mask_has_no_padding():
@@ -108,6 +112,7 @@ def test_text_only_samples_do_not_count():
     assert scores.n_samples == 1
     torch.testing.assert_close(scores.rho, alone.rho, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(scores.channels, alone.channels, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores.neighbor_mass, alone.neighbor_mass, rtol=1e-4, atol=1e-6)
 
 
 def test_bfloat16_is_close_to_float32():
@@ -121,13 +126,13 @@ def test_bfloat16_is_close_to_float32():
 
 def test_statistics_are_float32_while_the_model_runs_in_mixed_precision(monkeypatch):
     measured, hidden = [], []
-    measure = collect.attention_mass
+    measure = collect.text_mass
 
     def recording(query, key, sample):
         measured.append((query, key, sample, measure(query, key, sample)))
         return measured[-1][-1]
 
-    monkeypatch.setattr(collect, "attention_mass", recording)
+    monkeypatch.setattr(collect, "text_mass", recording)
     model, batch = toy_llava(2), toy_batch(SAMPLES[:1])
     layers = model.model.language_model.layers
     for layer in layers:
@@ -145,14 +150,14 @@ def test_statistics_are_float32_while_the_model_runs_in_mixed_precision(monkeypa
 
 
 def test_weight_norms_equal_the_definition():
-    heads, channels, columns = collect.weight_norms(MODELS[2])
+    norms = WeightNorms.of_model(MODELS[2])
     layer = MODELS[2].model.language_model.layers[1]
     attention, mlp = layer.self_attn, layer.mlp
     head = torch.cat([attention.q_proj.weight[12:24].flatten(), attention.o_proj.weight[:, 12:24].flatten()])
     channel = torch.cat([mlp.gate_proj.weight[3], mlp.up_proj.weight[3], mlp.down_proj.weight[:, 3]])
-    torch.testing.assert_close(heads[1, 1], head.norm().detach())
-    torch.testing.assert_close(channels[1, 3], channel.norm().detach())
-    torch.testing.assert_close(columns[1, 3], mlp.down_proj.weight[:, 3].norm().detach())
+    torch.testing.assert_close(norms.heads[1, 1], head.norm().detach())
+    torch.testing.assert_close(norms.channels[1, 3], channel.norm().detach())
+    torch.testing.assert_close(norms.columns[1, 3], mlp.down_proj.weight[:, 3].norm().detach())
 
 
 def test_no_text_behind_the_image_names_the_sample():

@@ -22,7 +22,7 @@ class ChannelScore(Metric):
 
     def __init__(self, layers: int, channels: int, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.add_state("total", default=torch.zeros(layers, channels), dist_reduce_fx="sum")
+        self.add_state("total", default=torch.zeros(layers, channels, dtype=torch.float32), dist_reduce_fx="sum")
 
     def update(self, activation: Tensor, column_norms: Tensor) -> None:
         """Add visual tokens.

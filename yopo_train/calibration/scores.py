@@ -11,7 +11,12 @@ from yopo_train.errors import UserError
 from yopo_train.plan import ModelDims
 from yopo_train.tensor_file import read_tensor_file, write_tensor_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: with the neighbor mass."""
+
+
+ABOUT = ("base_model", "revision", "data_fingerprint", "seed", "batch_size")
+"""Fields that say where the statistics come from."""
 
 
 @dataclass(eq=False)
@@ -26,13 +31,20 @@ class Scores:
         Head ratio of each sample (see `HeadRatio`), float32 ``(samples, layers, heads)``.
     channels
         Channel score (see `ChannelScore`), float32 ``(layers, intermediate)``.
+    neighbor_mass
+        Share of visual-to-visual attention at each grid distance (see `NeighborMass`), float32 ``(layers, distances)``;
+        the distances are 0, 1, ... up to the largest that an image has.
     head_norms, channel_norms
-        Norms of the weights (see `weight_norms`), the control `magnitude`; float32, ``(layers, heads)`` and
+        Norms of the weights (see `WeightNorms`), the control `magnitude`; float32, ``(layers, heads)`` and
         ``(layers, intermediate)``.
     base_model, revision
         Where the model came from, as its checkpoint calls itself.
     data_fingerprint
         Which data was read.
+    seed
+        What the samples were drawn by.
+    batch_size
+        Samples read together; of no influence but on rounding.
 
     Raises
     ------
@@ -43,17 +55,22 @@ class Scores:
     dims: ModelDims
     rho: Tensor
     channels: Tensor
+    neighbor_mass: Tensor
     head_norms: Tensor
     channel_norms: Tensor
     base_model: str | None = None
     revision: str | None = None
     data_fingerprint: str | None = None
+    seed: int | None = None
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         layers, heads, channels = self.dims.layers, self.dims.heads, self.dims.intermediate
+        distances = self.neighbor_mass.shape[1] if self.neighbor_mass.dim() == 2 else 1
         shapes = {
             "rho": (self.n_samples, layers, heads),
             "channels": (layers, channels),
+            "neighbor_mass": (layers, distances),
             "head_norms": (layers, heads),
             "channel_norms": (layers, channels),
         }
@@ -75,6 +92,15 @@ class Scores:
         return len(self.rho)
 
     @property
+    def cross_modal(self) -> Tensor:
+        """Share of their attention that text queries behind the image give to visual keys, float32 ``(layers,)``.
+
+        YOPO (arXiv 2410.06169), figure 3. The mean over text queries, heads and samples. A query's weights on visual
+        and on other keys add up to 1, so a head's share follows from its rho: ``rho / (1 + rho)``.
+        """
+        return (self.rho / (1 + self.rho)).mean(dim=(0, 2))
+
+    @property
     def id(self) -> str:
         """12 hex digits of the measured values."""
         digest = hashlib.sha256()
@@ -91,7 +117,7 @@ class Scores:
             The file cannot be written; an existing one is left as it was.
         """
         header = {"dims": asdict(self.dims), "n_samples": self.n_samples}
-        header |= {name: getattr(self, name) for name in ("base_model", "revision", "data_fingerprint")}
+        header |= {name: getattr(self, name) for name in ABOUT}
         write_tensor_file(path, "scores", FORMAT_VERSION, self._tensors(), header)
 
     @classmethod
@@ -101,9 +127,9 @@ class Scores:
         Raises
         ------
         UserError
-            Missing or corrupt file, not scores, a newer format, or tensors that contradict the header.
+            Missing or corrupt file, not scores, a newer or an older format, or tensors that contradict the header.
         """
-        tensors, header = read_tensor_file(path, "scores", FORMAT_VERSION)
+        tensors, header = read_tensor_file(path, "scores", FORMAT_VERSION, outdated="delete it and calibrate again")
         try:
             dims, n_samples = ModelDims(**header.pop("dims")), header.pop("n_samples")
             scores = cls(dims=dims, **tensors, **header)

@@ -1,0 +1,45 @@
+"""Whether scores were measured on the model that a plan is to be made for."""
+
+from torch import nn
+
+from yopo_train.calibration.scores import Scores
+from yopo_train.calibration.weight_norms import WeightNorms
+from yopo_train.errors import UserError
+from yopo_train.models import family_of
+from yopo_train.models.offload import resident
+
+TOLERANCE = 0.01
+"""Relative difference of norms: above what another type rounds, far below what another training changes."""
+
+
+def check_same_model(scores: Scores, model: nn.Module, source: str) -> None:
+    """Refuse scores of another model: of other dimensions, or of other weights in the first or the last layer.
+
+    Names of checkpoints tell little, as folders move; the norms of the weights stand in the scores.
+
+    Parameters
+    ----------
+    model
+        The stock multimodal model.
+    source
+        What the message calls the scores, usually their path.
+
+    Raises
+    ------
+    UserError
+        Says what differs.
+    """
+    family = family_of(model)
+    dims, layers = family.dims(model.config), family.text_model(model).layers
+    if scores.dims != dims:
+        raise UserError(f"{source}: scores of a model with {scores.dims}, expected {dims}")
+    for number in (0, dims.layers - 1):
+        with resident(layers[number]):
+            found = WeightNorms.of_layer(layers[number], dims).heads.cpu()
+        expected = scores.head_norms[number]
+        if not found.allclose(expected, rtol=TOLERANCE, atol=0):
+            name = scores.base_model or "another model"
+            raise UserError(
+                f"{source}: measured on {name}, whose weights in layer {number} are not those of "
+                f"{model.config.name_or_path or 'this model'}: calibrate this model"
+            )

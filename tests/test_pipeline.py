@@ -68,8 +68,29 @@ def test_fit_fills_the_run_folder_and_a_second_time_does_nothing(config, tmp_pat
     assert capsys.readouterr().out.count("done already") == 7
     after = snapshot(folder)
     assert after.keys() == before.keys()
-    assert {name for name in after if after[name] != before[name]} <= {"summary.md"}
-    assert after["summary.md"][1] == before["summary.md"][1]
+    made_again = {name for name in after if after[name] != before[name]}
+    assert {name for name in made_again if not name.startswith("plots/")} <= {"summary.md", "report.html"}
+    assert all(after[name][1] == before[name][1] for name in made_again)
+
+
+def test_auto_leaves_what_it_tried_and_curves_what_each_choice_changes(config, tmp_path, capsys):
+    auto = ("--model.pruning.method=auto", "--model.pruning.evaluations=30")
+    assert run(config, *auto, command="plan") == 0
+    folder = tmp_path / "run"
+    plan, search = PruningPlan.load(folder / "plan.safetensors"), json.loads((folder / "search.json").read_text())
+    assert search["chosen"] == plan.id and plan.made_by["method"] == "auto" and search["samples"] == 4
+    assert plan.cost["visual_share"] <= 0.25
+    assert (folder / "plots" / "frontier.png").is_file()
+    printed = capsys.readouterr().out
+    assert "[2/2] plan" in printed and "report.html" in printed
+    assert "warning: the calibration set is small" in printed or "agree" not in printed
+
+    assert run(config, *auto, command="curves") == 0
+    drawn = json.loads((folder / "curves.json").read_text())
+    assert drawn["samples"] == 4 and [point["value"] for point in drawn["depth"]] == list(range(8, 0, -1))
+    assert not (folder / "stability.json").exists()  # four samples have no two parts of eight
+    assert "stability: needs one process and 16 samples or more" in capsys.readouterr().out
+    assert (folder / "plots" / "depth.png").is_file()
 
 
 def test_without_steps_the_run_ends_training_free_and_can_go_on(config, tmp_path, capsys):

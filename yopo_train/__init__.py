@@ -2,7 +2,7 @@
 
     model, processor = load("llava-hf/llava-1.5-7b-hf")
     scores = calibrate(model, batches)
-    plan = make_plan(scores, PlanConfig(preset="paper-25"), grids=[(1, 24, 24)])
+    plan = make_plan(scores, PlanConfig(preset="paper-25"), [(1, 24, 24)])
     prune(model, plan)
 
 Importing the package changes nothing in any other library.
@@ -16,6 +16,8 @@ _HOME = {
     "Scores": "calibration.Scores",
     "PlanConfig": "calibration.PlanConfig",
     "make_plan": "calibration.make_plan",
+    "search_plan": "calibration.judging.search_plan",
+    "Prompt": "cost.Prompt",
     "PruningPlan": "plan.PruningPlan",
     "prune": "pruning.prune",
     "unprune": "pruning.unprune",

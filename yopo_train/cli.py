@@ -22,10 +22,21 @@ from yopo_train.bench.command import bench as measure
 from yopo_train.cli_errors import OneLineParser, find_user_error, quiet, report
 from yopo_train.data.module import VQADataModule
 from yopo_train.errors import UserError
-from yopo_train.pipeline import Context, TrainerFactory, fit_stages, plan_stages, predict, run_stages, say, score
+from yopo_train.pipeline import (
+    Context,
+    TrainerFactory,
+    fit_stages,
+    plan_stages,
+    predict,
+    run_stages,
+    say,
+    score,
+    study_stages,
+)
 from yopo_train.pipeline.context import on_first_rank
 from yopo_train.plan import PruningPlan
 from yopo_train.recovery import YopoModule
+from yopo_train.report.show import show_plan
 from yopo_train.run_folder import RunFolder
 from yopo_train.summary import compare as compare_runs
 from yopo_train.summary import score_table, write_summary
@@ -34,7 +45,7 @@ PROGRAM = "yopo-train"
 SECTIONS = ("seed_everything", "run_dir", "model", "data", "trainer")
 DESCRIPTION = (
     "Prune the visual computation of a multimodal LLM once, recover its accuracy with a short finetune. "
-    "Two more commands, bench and compare, take no configuration."
+    "Five more commands take no configuration: bench, compare, convert, plan show and report."
 )
 StageName = Literal["base", "pruned", "recovered", "trained"]
 
@@ -63,7 +74,7 @@ class YopoCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Names of the subcommands; no method argument is hidden."""
-        return {name: set() for name in ("fit", "calibrate", "plan", "validate", "test", "predict")}
+        return {name: set() for name in ("fit", "calibrate", "plan", "curves", "validate", "test", "predict")}
 
     def fit(self) -> None:
         """The whole run: calibrate, plan, prune, score, recover, score, save. Stages already done are skipped."""
@@ -87,6 +98,15 @@ class YopoCLI(LightningCLI):
         """Decide what to prune: plan.safetensors in the run folder. Calibrates first where there are no scores yet."""
         run_stages(self.context, self._plan_stages())
         say(PruningPlan.load(self.context.run.plan).describe())
+        on_first_rank(self._report)
+
+    def curves(self) -> None:
+        """Study what each kind of pruning changes in the answers, and how many samples are enough: report.html."""
+        if self.model.plan_file is not None:
+            raise UserError(f"model.plan is {self.model.plan_file}, expected model.pruning for curves")
+        self._check_prunes()
+        run_stages(self.context, study_stages(self.context))
+        on_first_rank(self._report)
 
     def validate(self, stage: StageName | None = None) -> None:
         """Score the model on the validation questions.
@@ -139,15 +159,26 @@ class YopoCLI(LightningCLI):
         return wanted
 
     def _plan_stages(self) -> list:
+        self._check_prunes()
+        return plan_stages(self.context)
+
+    def _check_prunes(self) -> None:
         if not self.model.prunes:
             raise UserError("model.pruning is null, expected how to prune (see configs/tiny.yaml)")
         self.context.splits = ("calibration",)
-        return plan_stages(self.context)
 
     def _finish(self) -> None:
         run = self.context.run
         write_summary(run).show(str(run))
         say(str(run.summary))
+        self._report()
+
+    def _report(self) -> None:
+        """The plots; a run with a given plan has nothing to plot."""
+        from yopo_train.report.build import write_report  # loads matplotlib
+
+        if self.context.run.scores.is_file():
+            say(str(write_report(self.context.run.path)))
 
     # -- how LightningCLI is bent ---------------------------------------------------------------------------------
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -220,6 +251,30 @@ def bench(args: list[str]) -> None:
     auto_cli(measure, args=_as_jsonargparse(args), parser_class=OneLineParser, allow_abbrev=False, **about)
 
 
+def plan_show(args: list[str]) -> None:
+    """Print a plan: what it is, how it was made, and what stays in each layer."""
+    parser = OneLineParser(prog=f"{PROGRAM} plan show", description=plan_show.__doc__)
+    parser.add_argument("file", help="plan.safetensors, or a run folder")
+    show_plan(parser.parse_args(args).file)
+
+
+def report_run(args: list[str]) -> None:
+    """Build a run's report.html, and its plots, anew from the files in the run folder."""
+    from yopo_train.report.build import write_report  # loads matplotlib
+
+    parser = OneLineParser(prog=f"{PROGRAM} report", description=report_run.__doc__)
+    parser.add_argument("run", help="run folder")
+    say(str(write_report(parser.parse_args(args).run)))
+
+
+def convert(args: list[str]) -> None:
+    """Convert a checkpoint that only its own remote code could load to the layout of transformers."""
+    from yopo_train.convert.command import CONVERTERS  # loads what only this command needs
+
+    about = {"prog": f"{PROGRAM} convert", "description": convert.__doc__}
+    auto_cli(CONVERTERS, args=args, parser_class=OneLineParser, allow_abbrev=False, **about)
+
+
 def _as_jsonargparse(args: list[str]) -> list[str]:
     """``--visual-tokens`` is ``--visual_tokens``, and a flag needs no value."""
     spelled = [re.sub("^--[^=]+", lambda name: "--" + name[0][2:].replace("-", "_"), arg) for arg in args]
@@ -228,7 +283,13 @@ def _as_jsonargparse(args: list[str]) -> list[str]:
     return [f"{arg}=true" if (arg, after[:2]) in bare else arg for arg, after in pairs]
 
 
-PLAIN_COMMANDS = {"bench": bench, "compare": compare}
+PLAIN_COMMANDS = {
+    ("bench",): bench,
+    ("compare",): compare,
+    ("convert",): convert,
+    ("plan", "show"): plan_show,
+    ("report",): report_run,
+}
 
 
 def main(args: list[str] | None = None) -> int:
@@ -247,8 +308,9 @@ def main(args: list[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else list(args)
     quiet()
     try:
-        if args and args[0] in PLAIN_COMMANDS:
-            PLAIN_COMMANDS[args[0]](args[1:])
+        words = next((words for words in PLAIN_COMMANDS if tuple(args[: len(words)]) == words), None)
+        if words is not None:
+            PLAIN_COMMANDS[words](args[len(words) :])
         else:
             YopoCLI(args)
     except KeyboardInterrupt:

@@ -3,6 +3,9 @@
     config.yaml          the configuration as run; every subcommand takes it back with --config
     scores.safetensors   what calibration measured
     plan.safetensors     the pruning plan
+    search.json          what method auto tried before it decided
+    curves.json          what single choices change in the answers; stability.json: how many samples are enough
+    report.html          all of it as plots, which are in plots/
     results.json         every number of the summary
     predictions/         one answer a line: <stage>.jsonl has the test questions, scored; the commands validate
                          and predict add validate-<stage>.jsonl and predict-<stage>.jsonl, training adds val.jsonl
@@ -89,6 +92,9 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.scores = self.path / "scores.safetensors"
         self.plan = self.path / "plan.safetensors"
+        self.search = self.path / "search.json"
+        self.curves = self.path / "curves.json"
+        self.stability = self.path / "stability.json"
         self.results_file = self.path / "results.json"
         self.predictions = self.path / "predictions"
         self.logs = self.path / "logs"
@@ -198,12 +204,17 @@ class RunFolder:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write a whole text file, as UTF-8, or none; see `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a whole file or none: to a temporary name in the same folder, then renamed."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None

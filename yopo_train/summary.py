@@ -172,7 +172,8 @@ def _footnotes(results: dict[str, Any], plan: PruningPlan | None) -> list[str]:
             f"{bench['speedup']:.2f} times faster"
         )
     if plan is not None:
-        made = ", ".join(f"{key} {plan.made_by[key]}" for key in ("preset", "budget", "choice") if key in plan.made_by)
+        said = {key: plan.made_by.get(key) for key in ("preset", "budget", "measure", "method", "choice")}
+        made = ", ".join(f"{key} {value}" for key, value in said.items() if value is not None)
         lines.append(f"- {plan.describe()}" + (f" ({made})" if made else ""))
     if train := results.get("train"):
         lines.append(
@@ -192,7 +193,8 @@ def _label(run: RunFolder, results: dict[str, Any]) -> str:
     made = PruningPlan.load(run.plan).made_by
     steps = results.get("train", {}).get("steps")
     training = [f"{results['train']['tuning']} {steps} steps"] if steps else []
-    return ", ".join([f"{100 * made['budget']:g} % {made['choice']}" if made else "given plan", *training])
+    chosen = "auto" if made.get("method") == "auto" else made.get("choice")
+    return ", ".join([f"{100 * made['budget']:g} % {chosen}" if "budget" in made else "given plan", *training])
 
 
 def _check_that_only_seeds_differ(runs: list[RunFolder]) -> None:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from families import FAMILIES
 from toy import random_plan
 
 from yopo_train.bench.command import bench
@@ -45,6 +46,17 @@ def test_one_prompt_shape_with_a_plan_file(tiny_vlm, tmp_path, capsys):
     assert "<svg" in (tmp_path / "bench.svg").read_text()
 
 
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+def test_folder_of_a_model_whose_images_have_any_size(name, tmp_path):
+    """What the engine computes is what the formulas say: biases, norms and DeepStack cost no product."""
+    FAMILIES[name].toy().config.save_pretrained(tmp_path)
+    (result,) = bench(str(tmp_path), 3, "12", 8, decode=1, repeats=1, train=True, reference=True, device="cpu")
+    assert (result.visual_tokens, result.text_tokens) == (12, 8)
+    for row in (result.rows["base"], result.rows["pruned"]):
+        assert row.counted == row.flops and row.cache_bytes == row.cache_formula
+    assert result.whole_model is not None
+
+
 BAD = {
     "no square": (["--visual-tokens=500"], "--visual-tokens is 500, expected a square number"),
     "no visual tokens": (["--visual-tokens=0"], "--visual-tokens is 0, expected a square number"),
@@ -52,7 +64,7 @@ BAD = {
     "twice": (["--visual-tokens=16,16"], "--visual-tokens is 16,16, expected each number once"),
     "layers": (["--layers=99"], "--layers is 99, expected 1 to 8"),
     "no layer": (["--layers=0"], "--layers is 0, expected 1 to 8"),
-    "model": (["--model=gpt-7"], "--model is 'gpt-7', expected one of llava-1.5-7b, llava-1.5-13b, a folder"),
+    "model": (["--model=gpt-7"], "--model is 'gpt-7', expected one of llava-1.5-7b, llava-1.5-13b, llava-next-7b"),
     "dtype": (["--dtype=float99"], "--dtype is 'float99', expected one of: float32, bfloat16, float16"),
     "device": (["--device=tpu"], "--device is 'tpu', expected cpu, cuda"),
     "batch": (["--batch=0"], "--batch is 0, expected 1 or more"),

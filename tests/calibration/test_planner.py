@@ -1,6 +1,7 @@
 """Plans for a budget: met, not wasted, each mechanism alone, every choice, bad configurations."""
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 from toy_scores import random_scores
 
 from yopo_train.calibration import PlanConfig, make_plan
-from yopo_train.cost import Prompt, kv_cache_bytes, visual_flops
+from yopo_train.cost import Prompt, kv_cache_bytes, prefill_flops, visual_flops
 from yopo_train.errors import UserError
+from yopo_train.head_masks import write_head_mask
 from yopo_train.plan import ModelDims, PruningPlan
 
 TINY = ModelDims(layers=8, hidden=128, intermediate=384, heads=8, kv_heads=8, head_dim=16)
@@ -133,7 +135,7 @@ def test_a_budget_of_one_prunes_nothing():
     ("config", "message"),
     [
         ({}, r"model.pruning.budget is null, expected a share in \(0, 1\]"),
-        ({"budget": 0.0}, r"model.pruning.budget is 0.0, expected a share of the visual FLOPs in \(0, 1\]"),
+        ({"budget": 0.0}, r"model.pruning.budget is 0.0, expected a share of the cost in \(0, 1\]"),
         ({"budget": 1.5}, "model.pruning.budget is 1.5"),
         ({"budget": float("nan")}, "model.pruning.budget is nan"),
         ({"budget": "half"}, "model.pruning.budget is half"),
@@ -142,7 +144,20 @@ def test_a_budget_of_one_prunes_nothing():
         ({"budget": 0.2, "depth": 0}, "model.pruning.depth is 0, expected an integer >= 1"),
         ({"budget": 0.2, "depth": 9}, r"model.pruning.depth is 9, expected at most the model's number of layers \(8\)"),
         ({"budget": 0.2, "radius": -1}, "model.pruning.radius is -1"),
-        ({"budget": 0.2, "choice": "best"}, "model.pruning.choice is best, expected one of score, random"),
+        ({"budget": 0.2, "choice": "best"}, "model.pruning.choice is best, expected one of score, vote, random"),
+        ({"budget": 0.2, "method": "best"}, "model.pruning.method is best, expected one of uniform, auto"),
+        ({"budget": 0.2, "measure": "time"}, "model.pruning.measure is time, expected one of visual_flops, prefill"),
+        ({"budget": 0.2, "method": "auto", "choice": "vote"}, "model.pruning.choice is vote, expected another with"),
+        ({"budget": 0.2, "method": "auto"}, "model.pruning.method is auto, expected uniform here"),
+        ({"budget": 0.2, "evaluations": 0}, "model.pruning.evaluations is 0, expected an integer >= 1"),
+        ({"budget": 0.2, "threshold": 0.1}, "model.pruning.threshold is 0.1, expected null unless"),
+        (
+            {"budget": 0.2, "choice": "vote", "threshold": -1.0},
+            "model.pruning.threshold is -1.0, expected a head ratio",
+        ),
+        ({"budget": 0.2, "choice": "vote", "vote_share": 1.0}, "model.pruning.vote_share is 1.0, expected a share in"),
+        ({"budget": 0.2, "head_mask": "a.npy", "choice": "random"}, "model.pruning.head_mask is a.npy, expected null"),
+        ({"budget": 0.2, "head_mask": "nowhere.npy"}, "nowhere.npy: there is no such file, expected a head mask"),
         ({"budget": 0.2, "mechanisms": []}, r"model.pruning.mechanisms is \[\], expected a list of at least one"),
         ({"budget": 0.2, "mechanisms": "heads"}, "model.pruning.mechanisms is heads, expected a list"),
         ({"budget": 0.2, "protected_layers": -1}, "model.pruning.protected_layers is -1, expected an integer >= 0"),
@@ -183,6 +198,69 @@ def test_the_smallest_possible_budget_is_possible():
 def test_no_images_to_plan_for():
     with pytest.raises(UserError, match="no grid given"):
         make_plan(SCORES[TINY], PlanConfig(budget=0.5), [])
+
+
+@pytest.mark.parametrize("measure", ["prefill_flops", "kv_bytes"])
+@pytest.mark.parametrize("dims", SCORES, ids=["tiny", "llava-7b", "qwen-7b"])
+def test_budgets_of_other_measures_are_met(dims, measure):
+    prompt, dense = Prompt(GRIDS, 40), PruningPlan.dense(dims)
+    config = PlanConfig(budget=0.5, measure=measure, protected_layers=0)
+    plan = make_plan(SCORES[dims], config, prompt)
+    count = {
+        "prefill_flops": lambda plan: prefill_flops(plan, prompt),
+        "kv_bytes": lambda plan: kv_cache_bytes(plan, prompt),
+    }
+    found = count[measure](plan) / count[measure](dense)
+    assert 0.8 * 0.5 < found <= 0.5
+    assert plan.cost["measure"] == measure and plan.cost["share"] == pytest.approx(found)
+    assert plan.cost["visual_share"] == pytest.approx(share(plan))
+    with pytest.raises(UserError, match="the smallest possible"):  # the text alone costs more
+        make_plan(SCORES[dims], replace(config, budget=0.1), prompt)
+
+
+def test_heads_stay_by_majority_vote_over_a_threshold():
+    """As in the authors' scripts: a head stays if more than 40 of 100 samples have a ratio above the threshold."""
+    scores = random_scores(TINY, samples=10, seed=1)
+    config = PlanConfig(budget=0.3, choice="vote", threshold=0.6, depth=5, protected_layers=1)
+    plan = make_plan(scores, config, GRIDS)
+    for layer in range(1, 5):
+        for head in range(TINY.heads):
+            votes = sum(float(scores.rho[sample, layer, head]) > 0.6 for sample in range(10))
+            assert bool(plan.heads[layer, head]) == (votes > 4)
+    assert plan.heads[0].all() and not plan.heads[5:].any()
+    assert 0.99 * 0.3 < share(plan) <= 0.3
+
+
+@pytest.mark.parametrize(
+    ("preset", "budget", "threshold"),
+    [
+        ("paper-qwen2-vl-7b", 0.69, 0.07),
+        ("paper-internvl2-4b", 0.72, 0.08),
+        ("paper-internvl2-8b", 0.75, 0.11),
+        ("paper-internvl2-26b", 0.5, 0.052),
+    ],
+)
+def test_presets_of_other_models_vote(preset, budget, threshold):
+    scores = random_scores(QWEN_7B, samples=10)
+    scores.rho.mul_(2 * threshold)  # random ratios, half of them above the threshold
+    plan = make_plan(scores, PlanConfig(preset=preset, protected_layers=0), GRIDS)
+    votes = (scores.rho > threshold).sum(dim=0) > 4
+    assert torch.equal(plan.heads[: plan.depth], votes[: plan.depth])
+    assert 0.9 * budget < share(plan) <= budget
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pth"])
+def test_head_masks_of_the_authors_come_and_go(tmp_path, suffix):
+    plan = make_plan(SCORES[TINY], PlanConfig(budget=0.3, depth=8), GRIDS)
+    file = tmp_path / f"mask{suffix}"
+    write_head_mask(file, plan)
+    with pytest.raises(UserError, match="there is such a file already"):
+        write_head_mask(file, plan)
+    again = make_plan(SCORES[TINY], PlanConfig(budget=0.3, depth=8, head_mask=str(file)), GRIDS)
+    assert torch.equal(again.heads, plan.heads)
+    assert again.made_by["head_mask"] == str(file)
+    with pytest.raises(UserError, match=r"mask has shape \(8, 8\), expected \(32, 32\)"):
+        make_plan(SCORES[LLAVA_7B], PlanConfig(budget=0.3, head_mask=str(file)), GRIDS)
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("jsonargparse"), reason="the command line needs jsonargparse")

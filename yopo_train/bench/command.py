@@ -14,7 +14,8 @@ import transformers
 from rich.console import Console
 
 from ..calibration import PlanConfig
-from ..calibration.planner import PRESET_BUDGETS
+from ..calibration.plan_config import PRESETS
+from ..cost import Grid
 from ..errors import UserError
 from ..models import family_of
 from ..plan import PruningPlan
@@ -33,7 +34,7 @@ REPEATS_CPU, REPEATS_GPU = 10, 30
 def bench(
     model: str = "llava-1.5-7b",
     layers: int | None = None,
-    visual_tokens: str = "576",
+    visual_tokens: str | None = None,
     text_tokens: int = 64,
     batch: int = 1,
     dtype: str = "float32",
@@ -53,10 +54,11 @@ def bench(
     """Speed and memory of the stock model (SDPA) and of the pruned one, in turns in one process, with random weights.
 
     Args:
-        model: llava-1.5-7b, llava-1.5-13b, or a local folder or Hub id whose config gives the dimensions
+        model: a name (llava-1.5-7b, llava-1.5-13b, llava-next-7b, llava-onevision-7b, qwen2-vl-7b, qwen2.5-vl-7b,
+            qwen3-vl-8b, internvl3-8b), or a local folder or Hub id whose config gives the dimensions
         layers: keep only so many layers of the language model; the whole is extrapolated
-        visual_tokens: tokens of the image, a square number; several (576,2304,9216) fit the growth of the prefill time
-            under the plan that the first makes
+        visual_tokens: tokens of the image, those of a typical one unless given; several (576,2304,9216) fit the
+            growth of the prefill time under the plan that the first makes
         text_tokens: all other tokens
         batch: samples
         dtype: float32, bfloat16 or float16
@@ -82,7 +84,7 @@ def bench(
         raise UserError(f"--dtype is {dtype!r}, expected one of: {', '.join(RANDOM_DTYPES)}")
     _check_outputs(json, plot)
     pruning = _pruning(preset, budget, plan, radius)
-    points = _points(model, layers, _numbers(visual_tokens), pruning)
+    points = _points(model, layers, [] if visual_tokens is None else _numbers(visual_tokens), pruning)
     for point in points:
         check_memory(point.config, dtype, where)
     comparisons, console = [], Console(stderr=True)  # the report alone is on stdout
@@ -90,7 +92,7 @@ def bench(
         options = Options(repeats, vision=vision, decode=decode, train=train, reference=reference, whole=point.whole)
         with _enough_memory():
             network = random_model(point.config, dtype, where)
-            inputs = random_inputs(network, point.visual_tokens, text_tokens, batch)
+            inputs = random_inputs(network, point.grids, text_tokens, batch)
             # begun when the model is there: its rate is that of the turns
             with Bar(f"{point.visual_tokens} visual tokens", "turns", options.turns, console=console) as bar:
                 comparisons.append(compare(network, inputs, point.plan, options, bar.advance))
@@ -112,6 +114,7 @@ class _Point:
     """One prompt shape of the sweep: the model cut to size, and the plan for it."""
 
     visual_tokens: int
+    grids: list[Grid]
     config: Any
     plan: PruningPlan
     whole: PruningPlan | None
@@ -123,18 +126,19 @@ def _points(name: str, layers: int | None, sizes: list[int], pruning: PlanConfig
     A sweep has one plan, made for its first size: what is kept of heads and channels must not change on the way.
     """
     points, plan, whole = [], None, None
-    for visual_tokens in sizes:
+    first = model_config(name)
+    for visual_tokens in sizes or [family_of(first).typical_tokens(first)]:
         config = model_config(name)
         whole_dims = family_of(config).dims(config)
-        grid = shape_config(config, layers, visual_tokens)
+        grids = shape_config(config, layers, visual_tokens)
         dims = family_of(config).dims(config)
         if plan is None and isinstance(pruning, PruningPlan):
             pruning.check(dims, f"--model {name}" + (f" --layers {layers}" if layers else ""))
             plan = pruning
         elif plan is None:
-            plan = random_plan(dims, pruning, grid)
-            whole = random_plan(whole_dims, pruning, grid) if dims != whole_dims else None
-        points.append(_Point(visual_tokens, config, plan, whole))
+            plan = random_plan(dims, pruning, grids)
+            whole = random_plan(whole_dims, pruning, grids) if dims != whole_dims else None
+        points.append(_Point(visual_tokens, grids, config, plan, whole))
     return points
 
 
@@ -153,8 +157,8 @@ def _pruning(preset: str, budget: float | None, plan: Path | None, radius: int |
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise UserError(f"{' and '.join(names)} are given, expected one of them")
-    if preset and preset not in PRESET_BUDGETS:
-        presets = " or ".join(PRESET_BUDGETS)
+    if preset and preset not in PRESETS:
+        presets = " or ".join(PRESETS)
         raise UserError(f"--preset is {preset}, expected {presets} (or no --preset beside --budget or --plan)")
     if plan is None:
         config = PlanConfig(preset=preset or (None if budget is not None else "paper-25"), budget=budget, radius=radius)

@@ -125,9 +125,19 @@ def on_first_rank(work: Any) -> Any:
     return rank_zero_only(work)()
 
 
+def is_first_rank() -> bool:
+    """Whether this is the first process of many, or the only one."""
+    return rank_zero_only.rank == 0
+
+
+def several_processes() -> bool:
+    """Whether other processes work on the same run."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def wait_for_all() -> None:
     """A barrier, where there are several processes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if several_processes():
         torch.distributed.barrier()
 
 

@@ -2,29 +2,25 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import seed_everything
 
 from yopo_train.bench import Options, compare
-from yopo_train.calibration import CalibrationModule, Scores, make_plan
-from yopo_train.errors import UserError
 from yopo_train.evaluation.scorer import GenerationScorer
 from yopo_train.models import model_inputs
-from yopo_train.models.prompt import prompt_of
 from yopo_train.pipeline.context import Context, on_first_rank, say, wait_for_all
 from yopo_train.pipeline.environment import describe_environment
-from yopo_train.pipeline.prompt import costs, typical_batch
+from yopo_train.pipeline.planning import TUNED_SCORES, calibration, is_trained, planning, study
+from yopo_train.pipeline.prompt import typical_batch
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import active_plan, unprune
 from yopo_train.recovery import save_adapter
 from yopo_train.run_folder import RunFolder, new_folder
 
 BENCH_REPEATS, BENCH_BATCH = 10, 8
-TUNED_SCORES = tuple(f"{split}.{stage}" for split in ("test", "validate") for stage in ("recovered", "trained"))
-"""Sections of ``results.json`` about a finetuned model."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ def fit_stages(context: Context) -> list[Stage]:
     if module.prunes and module.backend == "compact":  # the reference backend computes what it masks
         stages.append(Stage("bench", "prefill time of base and pruned", _recorded("bench"), bench))
     if context.trains:
-        stages.append(Stage("train", f"{module.tuning} finetuning", _is_trained, train))
+        stages.append(Stage("train", f"{module.tuning} finetuning", is_trained, train))
         stages.append(score_stage(final, f"the {final} model answers the test questions"))
     return stages
 
@@ -84,59 +80,25 @@ def plan_stages(context: Context) -> list[Stage]:
     """Calibration and plan, or the plan alone where one is given."""
     given = context.module.plan_file
     if given is not None:
-        return [Stage("plan", f"taken from {given}", lambda run: run.plan.is_file(), plan)]
+        return [Stage("plan", f"taken from {given}", lambda run: run.plan.is_file(), planning)]
     return [
-        Stage("calibrate", "what does the model do with images?", lambda run: run.scores.is_file(), calibrate),
-        Stage("plan", "which heads and channels stay?", lambda run: run.plan.is_file(), plan),
+        Stage("calibrate", "what does the model do with images?", lambda run: run.scores.is_file(), calibration),
+        Stage("plan", "which heads and channels stay?", lambda run: run.plan.is_file(), planning),
     ]
 
 
-# -- calibrate and plan -----------------------------------------------------------------------------------------------
-def calibrate(context: Context) -> str:
-    """Gives ``scores.safetensors``."""
-    context.to_base()
-    rows = context.data.rows("calibration")
-    module = CalibrationModule(context.module.model, f"{rows.source} {rows.fingerprint()}")
-    trainer = context.trainers.for_calibration("calibrate")
-    trainer.validate(module, dataloaders=context.data.calibration_dataloader(), verbose=False)
-    on_first_rank(lambda: module.scores.save(context.run.scores))
-    return f"measured on {module.scores.n_samples} samples"
-
-
-def plan(context: Context) -> str:
-    """Gives ``plan.safetensors`` and the predicted costs."""
-    context.to_base()
-    module, run = context.module, context.run
-    batch = typical_batch(module.model, module.processor, context.data.rows("calibration"))
-    prompt = prompt_of(module.model, batch)
-    if module.plan_file is not None:
-        made = module.given_plan()
-    else:
-        config = replace(module.pruning, seed=module.pruning.seed + context.seed)
-        made = make_plan(Scores.load(run.scores), config, prompt.grids)
-        made.base_model, made.revision = module.base, module.revision
-    refuse_other_plan(made, run)
-    cost = costs(module.model, made, prompt)
-    context.record("cost", cost)
-    # what was measured under a plan that was here before
-    stale = ["test.pruned", "validate.pruned", "bench", *TUNED_SCORES]
-    context.forget(*stale if _is_trained(run) else [*stale, "train"])
-    on_first_rank(lambda: made.save(run.plan))
-    share = cost["pruned"]["visual_flops"] / cost["base"]["visual_flops"]
-    return f"{made.describe()}, visual FLOPs {100 * share:.1f} %"
-
-
-def refuse_other_plan(made: PruningPlan, run: RunFolder) -> None:
-    """Raise a ``UserError`` where the run holds weights that were trained under another plan."""
-    trained = run.results().get("train", {}).get("plan", made.id)
-    if _is_trained(run) and trained != made.id:
-        raise UserError(
-            f"run_dir {run} holds weights trained under plan {trained}, but its plan is now {made.id}: choose another "
-            "run_dir, or delete adapter/, model/ and checkpoints/ there"
-        )
-
-
 # -- score ------------------------------------------------------------------------------------------------------------
+def study_stages(context: Context) -> list[Stage]:
+    """Calibration, and what each choice of a plan would change."""
+    calibrate, _ = plan_stages(context)
+    return [
+        calibrate,
+        Stage(
+            "curves", "what does each kind of pruning change?", lambda run: run.curves.is_file(), study
+        ),
+    ]
+
+
 def score_stage(stage: str, about: str) -> Stage:
     """Answers to the test questions, and their accuracy."""
     return Stage(f"score {stage}", about, _recorded(f"test.{stage}"), lambda context: score(context, stage, "test"))
@@ -257,7 +219,3 @@ def _recorded(section: str) -> Callable[[RunFolder], bool]:
         return bool(place)
 
     return is_done
-
-
-def _is_trained(run: RunFolder) -> bool:
-    return run.adapter.is_dir() or run.model.is_dir()

@@ -7,7 +7,8 @@ import pytest
 from safetensors import SafetensorError
 
 from yopo_train.errors import UserError
-from yopo_train.run_folder import RunFolder, flatten, new_folder, write_text
+from yopo_train.run_folder import RunFolder, new_folder, write_text
+from yopo_train.run_keys import flatten
 
 CONFIG = {
     "seed_everything": 0,

@@ -6,7 +6,8 @@ from toy_scores import random_scores
 from yopo_train.calibration import PlanConfig, make_plan
 from yopo_train.errors import UserError
 from yopo_train.plan import ModelDims
-from yopo_train.run_folder import RunFolder, flatten
+from yopo_train.run_folder import RunFolder
+from yopo_train.run_keys import flatten
 from yopo_train.summary import Table, compare, run_table, score_table, write_summary
 
 GRIDS = [(1, 4, 4)]

@@ -9,17 +9,15 @@ for one, or saved by one in its run folder, serves all of them.
 """
 
 import inspect
-import re
 import shlex
 import sys
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import auto_cli
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from yopo_train.bench.command import bench as measure
 from yopo_train.cli_errors import OneLineParser, find_user_error, quiet, report
+from yopo_train.commands import PLAIN_COMMANDS, PROGRAM
 from yopo_train.data.module import VQADataModule
 from yopo_train.errors import UserError
 from yopo_train.pipeline import (
@@ -36,12 +34,9 @@ from yopo_train.pipeline import (
 from yopo_train.pipeline.context import on_first_rank
 from yopo_train.plan import PruningPlan
 from yopo_train.recovery import YopoModule
-from yopo_train.report.show import show_plan
 from yopo_train.run_folder import RunFolder
-from yopo_train.summary import compare as compare_runs
 from yopo_train.summary import score_table, write_summary
 
-PROGRAM = "yopo-train"
 SECTIONS = ("seed_everything", "run_dir", "model", "data", "trainer")
 DESCRIPTION = (
     "Prune the visual computation of a multimodal LLM once, recover its accuracy with a short finetune. "
@@ -235,61 +230,6 @@ class YopoCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         options = {name: self._get(self.config_init, name) for name in self._subcommand_method_arguments[subcommand]}
         getattr(self, subcommand)(**options)
-
-
-# -- commands without a configuration ---------------------------------------------------------------------------------
-def compare(args: list[str]) -> None:
-    """Average finished runs that differ only in the seed, and print one Markdown table."""
-    parser = OneLineParser(prog=f"{PROGRAM} compare", description=compare.__doc__)
-    parser.add_argument("runs", nargs="+", help="run folders")
-    print(compare_runs(parser.parse_args(args).runs).markdown(), end="")
-
-
-def bench(args: list[str]) -> None:
-    """Speed and memory of base and pruned, in turns, with random weights. --text-tokens is --text_tokens too."""
-    about = {"prog": f"{PROGRAM} bench", "description": bench.__doc__}
-    auto_cli(measure, args=_as_jsonargparse(args), parser_class=OneLineParser, allow_abbrev=False, **about)
-
-
-def plan_show(args: list[str]) -> None:
-    """Print a plan: what it is, how it was made, and what stays in each layer."""
-    parser = OneLineParser(prog=f"{PROGRAM} plan show", description=plan_show.__doc__)
-    parser.add_argument("file", help="plan.safetensors, or a run folder")
-    show_plan(parser.parse_args(args).file)
-
-
-def report_run(args: list[str]) -> None:
-    """Build a run's report.html, and its plots, anew from the files in the run folder."""
-    from yopo_train.report.build import write_report  # loads matplotlib
-
-    parser = OneLineParser(prog=f"{PROGRAM} report", description=report_run.__doc__)
-    parser.add_argument("run", help="run folder")
-    say(str(write_report(parser.parse_args(args).run)))
-
-
-def convert(args: list[str]) -> None:
-    """Convert a checkpoint that only its own remote code could load to the layout of transformers."""
-    from yopo_train.convert.command import CONVERTERS  # loads what only this command needs
-
-    about = {"prog": f"{PROGRAM} convert", "description": convert.__doc__}
-    auto_cli(CONVERTERS, args=args, parser_class=OneLineParser, allow_abbrev=False, **about)
-
-
-def _as_jsonargparse(args: list[str]) -> list[str]:
-    """``--visual-tokens`` is ``--visual_tokens``, and a flag needs no value."""
-    spelled = [re.sub("^--[^=]+", lambda name: "--" + name[0][2:].replace("-", "_"), arg) for arg in args]
-    bare = {(flag, end) for flag in ("--train", "--reference") for end in ("", "--")}
-    pairs = zip(spelled, [*spelled[1:], ""], strict=False)
-    return [f"{arg}=true" if (arg, after[:2]) in bare else arg for arg, after in pairs]
-
-
-PLAIN_COMMANDS = {
-    ("bench",): bench,
-    ("compare",): compare,
-    ("convert",): convert,
-    ("plan", "show"): plan_show,
-    ("report",): report_run,
-}
 
 
 def main(args: list[str] | None = None) -> int:

@@ -23,7 +23,7 @@ what is in it.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,50 +32,7 @@ import yaml
 from safetensors import SafetensorError
 
 from yopo_train.errors import UserError
-
-# A configuration key counts from the moment on that something made with it is in the folder. A key that two groups name
-# belongs to the later one: everything depends on the section data, but on the size of training batches only training
-# does, and it may be lowered where memory was too small. FREE_KEYS change no result beyond rounding, see `is_free`.
-KEYS_OF_EVERYTHING = (
-    "seed_everything",
-    "model.base",
-    "model.revision",
-    "model.dtype",
-    "model.max_new_tokens",
-    "data",
-    "trainer.limit_test_batches",
-    "trainer.fast_dev_run",
-    "trainer.precision",
-)
-KEYS_OF_PLAN = ("model.pruning", "model.plan", "model.backend")
-KEYS_OF_TRAINING = (
-    "model.tuning",
-    "model.lora",
-    "model.optimizer",
-    "model.save_dtype",
-    "data.batch_size",
-    "data.max_length",
-    "data.train_limit",
-    "trainer.max_steps",
-    "trainer.max_epochs",
-    "trainer.accumulate_grad_batches",
-    "trainer.gradient_clip_val",
-    "trainer.gradient_clip_algorithm",
-    "trainer.limit_train_batches",
-    "trainer.overfit_batches",
-    "trainer.max_time",
-    "trainer.devices",
-    "trainer.num_nodes",
-)
-FREE_KEYS = (
-    "run_dir",
-    "data.num_workers",
-    "data.eval_batch_size",
-    "model.gradient_checkpointing",
-    "trainer.logger",
-    "trainer.log_every_n_steps",
-    "trainer.enable_progress_bar",
-)
+from yopo_train.run_keys import KEYS_OF_EVERYTHING, KEYS_OF_PLAN, KEYS_OF_TRAINING, difference, flatten, under
 
 
 class RunFolder:
@@ -159,12 +116,12 @@ class RunFolder:
     def _counts(self, key: str) -> bool:
         """Whether something that depends on the key is in the folder already."""
         trained = self.checkpoints.exists() or self.adapter.exists() or self.model.exists()
-        if _under(key, KEYS_OF_TRAINING):
+        if under(key, KEYS_OF_TRAINING):
             return trained
-        if _under(key, KEYS_OF_PLAN):
+        if under(key, KEYS_OF_PLAN):
             return trained or self.plan.exists()
         started = trained or any(path.exists() for path in (self.plan, self.scores, self.results_file))
-        return started and _under(key, KEYS_OF_EVERYTHING)
+        return started and under(key, KEYS_OF_EVERYTHING)
 
     # -- results --------------------------------------------------------------------------------------------------
     def results(self) -> dict[str, Any]:
@@ -246,59 +203,3 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as one level of dotted keys: ``{"data": {"path": p}}`` is ``{"data.path": p}``."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def difference(there: dict[str, Any], here: dict[str, Any], counts: Callable[[str], bool]) -> str | None:
-    """The first key, in the order in which keys matter, that counts, is not free and differs; None where none does.
-
-    Parameters
-    ----------
-    there, here
-        Two configurations, flat.
-    counts
-        Whether a key is to be compared at all.
-    """
-    for key in sorted(there.keys() | here.keys(), key=_rank):
-        if counts(key) and not is_free(key, here) and not _same(there.get(key), here.get(key)):
-            return key
-    return None
-
-
-def is_free(key: str, config: dict[str, Any]) -> bool:
-    """Whether a key changes no result; the size of test batches does where their number is limited.
-
-    Parameters
-    ----------
-    config
-        The whole configuration, flat.
-    """
-    limited = config.get("trainer.limit_test_batches") is not None or config.get("trainer.fast_dev_run")
-    return _under(key, FREE_KEYS) and not (key == "data.eval_batch_size" and limited)
-
-
-def _same(there: Any, here: Any) -> bool:
-    """Whether two values mean the same: a folder may be spelled in several ways."""
-    if isinstance(there, str) and isinstance(here, str):
-        return there == here or os.path.realpath(there) == os.path.realpath(here)
-    return there == here
-
-
-def _under(key: str, names: tuple[str, ...]) -> bool:
-    return any(key == name or key.startswith(name + ".") for name in names)
-
-
-def _rank(key: str) -> tuple[int, str]:
-    """Keys in the order in which they matter."""
-    groups = (KEYS_OF_TRAINING, KEYS_OF_PLAN, KEYS_OF_EVERYTHING)
-    return next((-i for i, names in enumerate(groups) if _under(key, names)), 1), key

@@ -12,7 +12,8 @@ from rich.table import Table as RichTable
 
 from yopo_train.errors import UserError
 from yopo_train.plan import PruningPlan
-from yopo_train.run_folder import RunFolder, difference, flatten, write_text
+from yopo_train.run_folder import RunFolder, write_text
+from yopo_train.run_keys import difference, flatten
 
 STAGES = ("base", "pruned", "recovered", "trained")
 """What is scored, in the order of the table: trained is a finetuned model that was not pruned."""

@@ -53,7 +53,7 @@ def convert(args: list[str]) -> None:
 def _as_jsonargparse(args: list[str]) -> list[str]:
     """``--visual-tokens`` is ``--visual_tokens``, and a flag needs no value."""
     spelled = [re.sub("^--[^=]+", lambda name: "--" + name[0][2:].replace("-", "_"), arg) for arg in args]
-    bare = {(flag, end) for flag in ("--train", "--reference") for end in ("", "--")}
+    bare = {(flag, end) for flag in ("--train", "--reference", "--calibration") for end in ("", "--")}
     pairs = zip(spelled, [*spelled[1:], ""], strict=False)
     return [f"{arg}=true" if (arg, after[:2]) in bare else arg for arg, after in pairs]
 

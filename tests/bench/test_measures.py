@@ -24,7 +24,7 @@ def everything():
     before, names = {name: x.clone() for name, x in model.state_dict().items()}, [n for n, _ in model.named_modules()]
     batch, ticks = toy_batch([[3, "image", 8]] * 2), []
     plan = random_plan(toy_dims(model), 3, 1)
-    options = Options(repeats=2, warmup=1, decode=2, train=True, reference=True, whole=plan)
+    options = Options(repeats=2, warmup=1, decode=2, train=True, reference=True, calibration=True, whole=plan)
     result = compare(model, batch, plan, options, lambda: ticks.append(1))
     assert [name for name, _ in model.named_modules()] == names and not model.training
     return model, before, ticks, options, result
@@ -37,9 +37,17 @@ def test_the_model_is_left_as_it_was(everything):
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
+def test_calibration_beside_a_plain_forward_pass(everything):
+    *_, result = everything
+    cost = result.calibration
+    assert cost.ratio == cost.calibration.median / cost.forward.median > 0
+    assert f"{cost.ratio:.2f}x a plain forward pass" in report(result)
+    assert json.loads(json.dumps(result.as_dict()))["calibration"]["ratio"] == cost.ratio
+
+
 def test_every_lap_of_every_contender(everything):
     *_, ticks, options, result = everything
-    assert len(ticks) == options.turns == 3 * 3 * 2
+    assert len(ticks) == options.turns == 3 * (3 * 2 + 2)
     laps = {name: set(row.times) for name, row in result.rows.items()}
     assert laps == {"base": set(LAPS), "pruned": set(LAPS), "reference": set(LAPS) - {"decode"}}
     for row in result.rows.values():

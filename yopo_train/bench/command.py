@@ -47,6 +47,7 @@ def bench(
     decode: int = 16,
     train: bool = False,
     reference: bool = False,
+    calibration: bool = False,
     repeats: int | None = None,
     json: Path | None = None,
     plot: Path | None = None,
@@ -55,7 +56,8 @@ def bench(
 
     Args:
         model: a name (llava-1.5-7b, llava-1.5-13b, llava-next-7b, llava-onevision-7b, qwen2-vl-7b, qwen2.5-vl-7b,
-            qwen3-vl-8b, internvl3-8b), or a local folder or Hub id whose config gives the dimensions
+            qwen3-vl-8b, internvl2-4b, internvl2-8b, internvl2-26b, internvl3-8b), or a local folder or Hub id whose
+            config gives the dimensions
         layers: keep only so many layers of the language model; the whole is extrapolated
         visual_tokens: tokens of the image, those of a typical one unless given; several (576,2304,9216) fit the
             growth of the prefill time under the plan that the first makes
@@ -71,6 +73,7 @@ def bench(
         decode: tokens to generate after the prompt
         train: also a LoRA training step
         reference: also the authors' way, masks in the stock model
+        calibration: also a calibration pass beside a plain forward pass
         repeats: timed rounds; 10 on a CPU, 30 on a GPU, unless given
         json: write the results here
         plot: draw them here (.pdf, .png or .svg)
@@ -89,7 +92,7 @@ def bench(
         check_memory(point.config, dtype, where)
     comparisons, console = [], Console(stderr=True)  # the report alone is on stdout
     for point in points:
-        options = Options(repeats, vision=vision, decode=decode, train=train, reference=reference, whole=point.whole)
+        options = Options(repeats, 1, vision, decode, train, reference, calibration, point.whole)
         with _enough_memory():
             network = random_model(point.config, dtype, where)
             inputs = random_inputs(network, point.grids, text_tokens, batch)

@@ -25,6 +25,7 @@ from ..models import unwrap
 from ..models.prompt import prompt_of
 from ..plan import PruningPlan
 from ..pruning import prune, unprune
+from .calibration import calibration_cost
 from .call import Inputs, TimedCall
 from .device import device_name
 from .flops import counted_flops
@@ -53,6 +54,8 @@ class Options:
         Also a LoRA training step; the model's own weights are frozen afterwards.
     reference
         Also the authors' way: masks in the stock model. It keeps no KV cache and decodes nothing.
+    calibration
+        Also a calibration pass.
     whole
         The whole model's plan, where the model is a slice: extrapolate to it.
     """
@@ -63,12 +66,14 @@ class Options:
     decode: int = 0
     train: bool = False
     reference: bool = False
+    calibration: bool = False
     whole: PruningPlan | None = None
 
     @property
     def turns(self) -> int:
         """How often `compare` calls ``on_turn``."""
-        return turns(2 + self.reference, self.repeats, self.warmup) * (1 + self.train)
+        contenders = (2 + self.reference) * (1 + self.train) + 2 * self.calibration
+        return turns(contenders, self.repeats, self.warmup)
 
 
 @dataclass
@@ -103,6 +108,9 @@ def compare(
     cases, prompt, weight = _cases(plan, options.reference), prompt_of(model, inputs), next(model.parameters())
     try:
         rows, times = _prefill(model, inputs, cases, options, prompt, on_turn)
+        cost = None
+        if options.calibration:
+            cost = calibration_cost(model, inputs, options.repeats, options.warmup, on_turn)
         if options.train:
             _train(model, inputs, cases, options, rows, on_turn)
     finally:
@@ -121,6 +129,7 @@ def compare(
         threads=torch.get_num_threads(),
         text_cache_bytes=batch * kv_cache_bytes(plan, text, weight.itemsize),
         whole_model=whole,
+        calibration=cost,
     )
 
 

@@ -72,6 +72,12 @@ def _conclusions(comparison: Comparison) -> list[str]:
             "- reference is the authors' way, masks in the stock model: it computes what it masks, so it runs at "
             f"{c.speedup(row='reference'):.2f}x of the base's speed"
         )
+    if c.calibration is not None:
+        forward, calibration = c.calibration.forward.median, c.calibration.calibration.median
+        lines.append(
+            f"- calibration: {calibration:.1f} ms, {c.calibration.ratio:.2f}x a plain forward pass from the images to "
+            f"the last layer ({forward:.1f} ms)"
+        )
     lines.append(f"- KV cache of visual tokens: {100 * c.visual_cache_share:.1f} % of the base's")
     if whole := c.whole_model:
         lines.append(

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .calibration import CalibrationCost
 from .timer import Timing
 
 LAPS = ("vision", "prefill", "first_token", "decode", "train")
@@ -91,6 +92,7 @@ class Comparison:
     threads: int
     text_cache_bytes: int
     whole_model: WholeModel | None = None
+    calibration: CalibrationCost | None = None
 
     @property
     def flops_ratio(self) -> float:
@@ -124,14 +126,15 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("rows", "whole_model")}
+        parts = {"whole_model": self.whole_model, "calibration": self.calibration}
+        plain = {name: value for name, value in vars(self).items() if name not in ("rows", *parts)}
         found = {name: row.as_dict() for name, row in self.rows.items()} | plain
         for name in ("flops_ratio", "efficiency", "visual_cache_share"):
             found[name] = getattr(self, name)
         found["speedup"] = self.speedup()
         if self.train_efficiency is not None:
             found["train_efficiency"] = self.train_efficiency
-        return found | ({"whole_model": self.whole_model.as_dict()} if self.whole_model else {})
+        return found | {name: part.as_dict() for name, part in parts.items() if part}
 
 
 def growth_exponent(tokens: list[int], milliseconds: list[float]) -> float:

@@ -173,7 +173,7 @@ def test_shipped_set(tmp_path):
     shipped = load_dataset(str(SHIPPED), cache_dir=str(tmp_path))
     assert {split: len(rows) for split, rows in shipped.items()} == {
         "train": 3200,
-        "calibration": 160,
+        "calibration": 320,
         "validation": 300,
         "test": 1000,
     }

@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--style", choices=sorted(STYLES), default="questions")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--apart-from", type=Path, help="a question set whose pictures must not be drawn again")
-    for split, number in zip(SPLITS, (3200, 160, 300, 1000), strict=True):
+    for split, number in zip(SPLITS, (3200, 320, 300, 1000), strict=True):
         parser.add_argument(f"--{split}", type=int, default=number, metavar="ROWS")
     args = parser.parse_args(argv)
     try:

@@ -69,9 +69,9 @@ class PruningPlan:
     dims
         The model that the plan is for.
     heads
-        Active query heads, bool ``(layers, heads)``; rows ``>= depth`` are all False.
+        Active query heads, bool ``(layers, heads)``; rows ``>= depth`` are all False (see `semantics`).
     channels
-        Active FFN channels, bool ``(layers, intermediate)``; rows ``>= depth`` are all False.
+        Active FFN channels, bool ``(layers, intermediate)``; rows ``>= depth`` likewise.
     radius
         Neighbor radius, 0 sees only itself (the paper's window is ``2 * radius + 1``). None is no restriction: a visual
         query sees every earlier visual token of its sample, other images' too.
@@ -84,7 +84,8 @@ class PruningPlan:
     cost
         Predicted cost, JSON-able.
     semantics
-        "compact", or "official" for the authors' masking (DESIGN: softmax not renormalised, window bidirectional).
+        "compact", or "official" for the authors' masking: softmax not renormalised, window bidirectional, and visual
+        tokens live on in layers ``>= depth`` with the heads and channels that are active there.
 
     Raises
     ------
@@ -118,7 +119,7 @@ class PruningPlan:
                 raise UserError(f"plan {name} is of type {found}, expected a bool tensor")
             if tuple(mask.shape) != (layers, width):
                 raise UserError(f"plan {name} has shape {tuple(mask.shape)}, expected {(layers, width)}")
-            if mask[self.depth :].any():
+            if mask[self.depth :].any() and self.semantics != "official":
                 raise UserError(f"plan {name} is active in a layer >= depth ({self.depth}), expected False there")
 
     @classmethod

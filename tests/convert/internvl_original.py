@@ -109,9 +109,6 @@ def config(kind, vit="300m", **changes):
     }
 
 
-SMALL_ONLY = {"attn.qkv.bias": 3 * VIT, "norm1.bias": VIT, "norm2.bias": VIT}
-
-
 def vision_shapes(vit):
     patches, big = (IMAGE // PATCH) ** 2, vit == "6b"
     shapes = {
@@ -135,19 +132,20 @@ def vision_shapes(vit):
             f"{start}ls1": (VIT,),
             f"{start}ls2": (VIT,),
         }
-        small = {f"{start}{name}": (size,) for name, size in SMALL_ONLY.items()}
+        small = {f"{start}attn.qkv.bias": (3 * VIT,), f"{start}norm1.bias": (VIT,), f"{start}norm2.bias": (VIT,)}
         shapes |= {f"{start}attn.{name}_norm.weight": (VIT,) for name in "qk"} if big else small
     return {f"vision_model.{name}": shape for name, shape in shapes.items()}
 
 
-PROJECTOR = {
-    "mlp1.0.weight": (4 * VIT,),
-    "mlp1.0.bias": (4 * VIT,),
-    "mlp1.1.weight": (HIDDEN, 4 * VIT),
-    "mlp1.1.bias": (HIDDEN,),
-    "mlp1.3.weight": (HIDDEN, HIDDEN),
-    "mlp1.3.bias": (HIDDEN,),
-}
+def projector_shapes():
+    return {
+        "mlp1.0.weight": (4 * VIT,),
+        "mlp1.0.bias": (4 * VIT,),
+        "mlp1.1.weight": (HIDDEN, 4 * VIT),
+        "mlp1.1.bias": (HIDDEN,),
+        "mlp1.3.weight": (HIDDEN, HIDDEN),
+        "mlp1.3.bias": (HIDDEN,),
+    }
 
 
 def llm_shapes(kind):
@@ -182,6 +180,10 @@ def llm_shapes(kind):
     return {f"language_model.{name}": shape for name, shape in shapes.items()}
 
 
+def all_shapes(kind, vit):
+    return {**vision_shapes(vit), **projector_shapes(), **llm_shapes(kind)}
+
+
 def write_tokenizer(folder, kind):
     """InternLM2's puts its chat tokens in the place of unused pieces; Phi-3's are behind all pieces, as Llama's."""
     own = kind == "internlm2"
@@ -213,7 +215,7 @@ def write_tokenizer(folder, kind):
 def write_original(folder, kind, vit="300m", shards=4, seed=0, **changes):
     """Write a checkpoint; returns its tensors."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = random_tensors({**vision_shapes(vit), **PROJECTOR, **llm_shapes(kind)}, seed)
+    tensors = random_tensors(all_shapes(kind, vit), seed)
     write_shards(folder, tensors, shards)
     write_json(folder / "config.json", config(kind, vit, **changes))
     write_tokenizer(folder, kind)

@@ -102,7 +102,7 @@ def write_tower(folder):
     return tensors
 
 
-def write_original(folder, tower, inside=False, pickled=False, shards=3, **changes):
+def write_original(folder, tower, inside=False, pickled=False, shards=3, legacy=None, **changes):
     """Write a checkpoint and its tower; returns the tensors of both.
 
     Parameters
@@ -111,6 +111,8 @@ def write_original(folder, tower, inside=False, pickled=False, shards=3, **chang
         The tower's weights stand in the checkpoint's shards, too.
     pickled
         The shards are ``pytorch_model*.bin``.
+    legacy
+        The tokenizer's flag; None leaves it out, as the first Vicuna did.
     """
     folder.mkdir(parents=True)
     clip = write_tower(tower)
@@ -123,7 +125,7 @@ def write_original(folder, tower, inside=False, pickled=False, shards=3, **chang
     else:
         write_shards(folder, tensors, shards)
     write_json(folder / "config.json", config(tower, **changes))
-    write_tokenizer(folder)
+    write_tokenizer(folder, legacy)
     return {**tensors, **clip}
 
 
@@ -136,9 +138,10 @@ def write_pickles(folder, tensors):
     write_json(folder / "pytorch_model.bin.index.json", {"metadata": {}, "weight_map": weight_map})
 
 
-def write_tokenizer(folder):
-    """Vicuna's: Llama's old behaviour, no added tokens."""
+def write_tokenizer(folder, legacy):
+    """Vicuna's: no added tokens; version 1.5 is not "legacy"."""
     (folder / "tokenizer.model").write_bytes(sentencepiece_model(prefix=True).SerializeToString())
     objects = {name: {"content": text} for name, text in (("bos_token", "<s>"), ("eos_token", "</s>"))}
     write_json(folder / "special_tokens_map.json", {**objects, "unk_token": {"content": "<unk>"}})
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer", "model_max_length": 2048})
+    settings = {"tokenizer_class": "LlamaTokenizer", "model_max_length": 2048}
+    write_json(folder / "tokenizer_config.json", settings if legacy is None else {**settings, "legacy": legacy})

@@ -1,6 +1,7 @@
 """InternVL-2.0 converted: loads in silence and computes what the original's tensors compute."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from transformers import AutoModelForImageTextToText, LlamaConfig, Phi3Config
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
-from convert import plain_internvl
-from convert.folders import spm_encode
+from convert import internvl_original, plain_internvl
+from convert.folders import spm_encode, write_json
 from convert.internvl_original import IMAGE, LAYERS, config, edit_config, write_original, write_tokenizer
 from yopo_train.convert import convert_internvl2
 from yopo_train.convert.files import ConfigSection
@@ -98,6 +99,39 @@ def test_long_rope_of_a_llama_is_phi3s(tokens):
     angles = ids[0, :, None] / (factors * 10000.0 ** (torch.arange(0, dim, 2) / dim))
     scale = math.sqrt(1 + math.log(positions / original) / math.log(original))
     torch.testing.assert_close(cos[0, :, : dim // 2], angles.cos() * scale, atol=2e-3, rtol=0)
+
+
+PHI3_SIZES = {"HIDDEN": 3072, "WIDTH": 8192, "LAYERS": 32, "HEADS": 32, "KV_HEADS": 32, "VOCABULARY": 32020}
+REAL = {
+    "4b": ("phi3", "300m", 4.15e9, PHI3_SIZES),
+    "8b": ("internlm2", "300m", 16_150_730_752 / 2, {"HIDDEN": 4096, "WIDTH": 14336, "LAYERS": 32, "HEADS": 32}),
+    "26b": ("internlm2", "6b", 25.5e9, {"HIDDEN": 6144, "WIDTH": 16384, "LAYERS": 48, "HEADS": 48}),
+}
+REAL_TOWERS = {
+    "300m": {"VIT": 1024, "VIT_HEADS": 16, "VIT_WIDTH": 4096, "VIT_LAYERS": 24},
+    "6b": {"VIT": 3200, "VIT_HEADS": 25, "VIT_WIDTH": 12800, "VIT_LAYERS": 45},
+}
+"""Sizes of InternVL2's published config.json files; parameters: from the bytes of 8B's real index, else rounded."""
+
+
+@pytest.mark.parametrize("size", REAL)
+def test_real_sizes(size, tmp_path, monkeypatch):
+    """From names and shapes alone: every tensor has its place in the model of the real config.json."""
+    kind, vit, parameters, sizes = REAL[size]
+    sizes = {"KV_HEADS": 8, "VOCABULARY": 92553, "IMAGE": 448, "PATCH": 14, **sizes, **REAL_TOWERS[vit]}
+    sizes |= {"HEAD_DIM": sizes["HIDDEN"] // sizes["HEADS"], "GROUP": sizes["HEADS"] // sizes["KV_HEADS"]}
+    for name, value in sizes.items():
+        monkeypatch.setattr(internvl_original, name, value)
+    shapes = internvl_original.all_shapes(kind, vit)
+    tensors = {name: torch.empty(shape, dtype=torch.bfloat16, device="meta") for name, shape in shapes.items()}
+    shard = SimpleNamespace(path=tmp_path / "all", header=lambda: tensors)
+    monkeypatch.setattr("yopo_train.convert.internvl2.find_shards", lambda folder: [shard])
+    written = []
+    monkeypatch.setattr("yopo_train.convert.internvl2.write_model", lambda folder, jobs, rest: written.extend(jobs))
+    write_json(tmp_path / "config.json", config(kind, vit))
+    write_tokenizer(tmp_path, kind)
+    convert_internvl2(tmp_path, tmp_path.parent / "new")
+    assert written[0].size / 2 == pytest.approx(parameters, rel=0 if size == "8b" else 0.002)
 
 
 # -- the processor, and yopo_train ------------------------------------------------------------------------------------

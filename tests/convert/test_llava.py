@@ -6,78 +6,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText
 
-from convert.folders import spm_encode
-from convert.llava_original import CLIP_HEADS, HEADS, IMAGE, LAYERS, PATCH, PRUNED, VOCABULARY, WIDTH, write_original
+from convert.folders import sentencepiece_model, spm_encode, write_json
+from convert.llava_original import HEADS, IMAGE, LAYERS, PRUNED, VOCABULARY, WIDTH, write_original
+from convert.plain_llava import original_logits
+from yopo_train.cli import main
 from yopo_train.convert import convert_llava
 from yopo_train.errors import UserError
 from yopo_train.models import load_base
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import prune
-
-
-def clip_states(t, pixels):
-    """CLIP's hidden states from the tensors of its own checkpoint."""
-    t = {name.removeprefix("vision_model."): value for name, value in t.items()}
-
-    def linear(x, name):
-        return F.linear(x, t[f"{name}.weight"], t[f"{name}.bias"])
-
-    def norm(x, name):
-        return F.layer_norm(x, x.shape[-1:], t[f"{name}.weight"], t[f"{name}.bias"], 1e-5)
-
-    x = F.conv2d(pixels, t["embeddings.patch_embedding.weight"], stride=PATCH).flatten(2).transpose(1, 2)
-    x = torch.cat([t["embeddings.class_embedding"].expand(len(x), 1, -1), x], dim=1)
-    states = [norm(x + t["embeddings.position_embedding.weight"], "pre_layrnorm")]
-    for layer in range(3):
-        start, x = f"encoder.layers.{layer}.", states[-1]
-        q, k, v = (
-            linear(norm(x, f"{start}layer_norm1"), f"{start}self_attn.{name}_proj")
-            .unflatten(-1, (CLIP_HEADS, -1))
-            .transpose(1, 2)
-            for name in "qkv"
-        )
-        mixed = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(-1) @ v
-        x = x + linear(mixed.transpose(1, 2).flatten(2), f"{start}self_attn.out_proj")
-        hidden = linear(norm(x, f"{start}layer_norm2"), f"{start}mlp.fc1")
-        states.append(x + linear(hidden * torch.sigmoid(1.702 * hidden), f"{start}mlp.fc2"))
-    return states
-
-
-def original_logits(t, before, after, pixels):
-    """Logits of ``before``, the image's 16 tokens and ``after``, from the original's tensors."""
-    features = clip_states(t, pixels)[-2][:, 1:]
-    features = F.gelu(F.linear(features, t["model.mm_projector.0.weight"], t["model.mm_projector.0.bias"]))
-    features = F.linear(features, t["model.mm_projector.2.weight"], t["model.mm_projector.2.bias"])
-    table = t["model.embed_tokens.weight"]
-    x = torch.cat([table[before], features[0], table[after]])
-    tokens, dim = len(x), x.shape[-1] // HEADS
-    angles = torch.outer(torch.arange(tokens).float(), 10000.0 ** -(torch.arange(0, dim, 2) / dim)).repeat(1, 2)
-    future = torch.ones(tokens, tokens).triu(1).bool()
-
-    def norm(x, name):
-        return t[f"{name}.weight"] * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
-
-    def turn(x):
-        first, second = x.chunk(2, dim=-1)
-        return x * angles.cos() + torch.cat([-second, first], dim=-1) * angles.sin()
-
-    for layer in range(LAYERS):
-        start = f"model.layers.{layer}."
-        normed = norm(x, f"{start}input_layernorm")
-        q, k, v = (
-            (normed @ t[f"{start}self_attn.{name}_proj.weight"].T).unflatten(-1, (HEADS, dim)).transpose(0, 1)
-            for name in "qkv"
-        )
-        scores = turn(q) @ turn(k).transpose(1, 2) / math.sqrt(dim)
-        mixed = scores.masked_fill(future, -math.inf).softmax(-1) @ v
-        x = x + mixed.transpose(0, 1).flatten(1) @ t[f"{start}self_attn.o_proj.weight"].T
-        normed = norm(x, f"{start}post_attention_layernorm")
-        gate, up = (normed @ t[f"{start}mlp.{name}_proj.weight"].T for name in ("gate", "up"))
-        x = x + (F.silu(gate) * up) @ t[f"{start}mlp.down_proj.weight"].T
-    return norm(x, "model.norm") @ t["lm_head.weight"].T
 
 
 @pytest.mark.parametrize("pickled", [False, True], ids=["safetensors", "bin"])
@@ -96,16 +35,16 @@ def test_logits_are_those_of_the_original_tensors(inside, pickled, tmp_path):
     torch.testing.assert_close(found[:, :VOCABULARY], expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def converted(tmp_path_factory):
+@pytest.fixture(scope="module", params=[None, False], ids=["legacy", "not legacy"])
+def converted(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("llava")
-    tensors = write_original(folder / "original", folder / "clip")
+    tensors = write_original(folder / "original", folder / "clip", legacy=request.param)
     assert convert_llava(folder / "original", folder / "new") == []
-    return tensors, folder / "new"
+    return tensors, folder / "new", request.param is None
 
 
 def test_new_tokens_are_the_mean_of_all_others(converted):
-    tensors, folder = converted
+    tensors, folder, _ = converted
     model, processor = load_base(folder)
     image, pad = (processor.tokenizer.convert_tokens_to_ids(token) for token in ("<image>", "<pad>"))
     assert model.config.image_token_id == image and model.config.text_config.pad_token_id == pad == image + 1
@@ -116,9 +55,8 @@ def test_new_tokens_are_the_mean_of_all_others(converted):
 
 
 def test_prompt_is_vicunas_with_the_image_padded_to_a_square(converted):
-    from convert.folders import sentencepiece_model
-
-    model, processor = load_base(converted[1])
+    _, folder, legacy = converted
+    model, processor = load_base(folder)
     parts = [{"type": "image"}, {"type": "text", "text": "is the red in?"}]
     messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "the ab"}]
     text = processor.apply_chat_template([*messages, {"role": "user", "content": "b"}], add_generation_prompt=True)
@@ -130,11 +68,11 @@ def test_prompt_is_vicunas_with_the_image_padded_to_a_square(converted):
     ids = batch["input_ids"][0].tolist()
     assert ids[0] == 1 and ids.count(tokens) == 16
     start, end = ids.index(tokens), len(ids) - ids[::-1].index(tokens)
-    model_file = sentencepiece_model(prefix=True)
+    start_of_text, within = sentencepiece_model(prefix=True), sentencepiece_model(prefix=legacy)
     head, tail = text.split("<image>")
     answered, _, question = tail.partition("</s>")
-    assert ids[1:start] == spm_encode(model_file, head)
-    assert ids[end:] == [*spm_encode(model_file, answered), 2, *spm_encode(model_file, question)]
+    assert ids[1:start] == spm_encode(start_of_text, head)
+    assert ids[end:] == [*spm_encode(start_of_text, answered), 2, *spm_encode(within, question)]
     corners = batch["pixel_values"][0, :, [0, -1], [0, -1]]  # the mean colour, which is zero after normalisation
     assert corners.abs().max() < 0.02 and batch["pixel_values"][0, 0, 12, 12] == pytest.approx((1 - 0.4) / 0.2)
     assert model.generate(**batch, max_new_tokens=2, do_sample=False).shape[1] == len(ids) + 2
@@ -152,21 +90,33 @@ def mask(seed=0):
 
 
 def test_plan_of_a_pruned_checkpoint(pruned, capsys):
-    from yopo_train.cli import main
-
     np.save(pruned / "mask.npy", mask())
     arguments = ["--head_mask", str(pruned / "mask.npy")]
     assert main(["convert", "llava", str(pruned / "original"), str(pruned / "new"), *arguments]) == 0
     assert "renormalises" in capsys.readouterr().out
     plan = PruningPlan.load(pruned / "new" / "plan.safetensors")
     assert (plan.semantics, plan.depth, plan.radius, plan.base_model) == ("official", 2, 2, "llava-v1.5-tiny")
-    expected = torch.from_numpy(mask()).bool()
-    assert torch.equal(plan.heads[:2], expected[:2]) and not plan.heads[2:].any()
-    kept = torch.arange(WIDTH) < WIDTH // 4
-    assert torch.equal(plan.channels[:2], kept.expand(2, -1)) and not plan.channels[2:].any()
+    expected, kept = torch.from_numpy(mask()).bool(), torch.arange(WIDTH) < WIDTH // 4
+    assert torch.equal(plan.heads, expected) and torch.equal(plan.channels, kept.expand(LAYERS, -1))
     assert plan.made_by["sprompt_len"] == 35
-    model, _ = load_base(pruned / "new")
-    prune(model, plan, backend="reference")
+    compact = PruningPlan.load(pruned / "new" / "plan-compact.safetensors")
+    assert (compact.semantics, compact.depth, compact.radius, compact.made_by) == ("compact", 2, 2, plan.made_by)
+    assert torch.equal(compact.heads[:2], expected[:2]) and not compact.heads[2:].any()
+    assert torch.equal(compact.channels[:2], kept.expand(2, -1)) and not compact.channels[2:].any()
+
+
+def test_compact_plan_generates_at_once(pruned):
+    np.save(pruned / "mask.npy", mask())
+    convert_llava(pruned / "original", pruned / "new", head_mask=pruned / "mask.npy")
+    model, processor = load_base(pruned / "new")
+    batch = processor(
+        text="USER: <image>\nthe red? ASSISTANT:", images=[Image.new("RGB", (40, 20))], return_tensors="pt"
+    )
+    with torch.no_grad():
+        dense = model(**batch).logits[:, -1]
+        prune(model, PruningPlan.load(pruned / "new" / "plan-compact.safetensors"))
+        assert not torch.allclose(model(**batch).logits[:, -1], dense, atol=1e-3)
+        assert model.generate(**batch, max_new_tokens=2, do_sample=False).shape[1] > batch["input_ids"].shape[1]
 
 
 def test_mask_saved_by_torch_is_the_same_plan(pruned):
@@ -198,6 +148,11 @@ def test_window_is_read_as_the_authors_code_does(window, radius, tmp_path):
         ({"layercut_num": None}, "layercut_num is missing"),
         ({"attncut_w": 0}, "attncut_w is 0"),
         ({"mlpcut_ratio": "2"}, "mlpcut_ratio is '2'"),
+        ({"mlpcut_ratio": math.inf}, "mlpcut_ratio is inf"),
+        ({"_name_or_path": 5}, "_name_or_path is 5, expected text"),
+        ({"vocab_size": "x"}, "vocab_size is 'x', expected a positive integer"),
+        ({"mm_vision_select_layer": 4}, "mm_vision_select_layer is 4, expected -4 to 3"),
+        ({"mm_vision_tower": 5}, "mm_vision_tower is 5, expected text"),
         ({"mm_projector_type": "linear"}, "mm_projector_type is 'linear'"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end is True"),
         ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio is 'anyres'"),
@@ -207,12 +162,13 @@ def test_window_is_read_as_the_authors_code_does(window, radius, tmp_path):
         ({"hidden_size": 64}, "config.json says"),
     ],
 )
-def test_bad_configurations_are_one_error_and_leave_nothing(changes, words, tmp_path):
+def test_bad_configurations_are_one_error_and_leave_nothing(changes, words, tmp_path, capsys):
     write_original(tmp_path / "original", tmp_path / "clip", **{**PRUNED, **changes})
     np.save(tmp_path / "mask.npy", mask())
-    with pytest.raises(UserError) as error:
-        convert_llava(tmp_path / "original", tmp_path / "new", head_mask=tmp_path / "mask.npy")
-    assert words in str(error.value) and "\n" not in str(error.value)
+    folders = [str(tmp_path / name) for name in ("original", "new")]
+    assert main(["convert", "llava", *folders, "--head_mask", str(tmp_path / "mask.npy")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and words in error and "\n" not in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "mask.npy", "original"]
 
 
@@ -226,6 +182,25 @@ def test_bad_masks_are_one_error_and_leave_nothing(wrong, tmp_path):
     with pytest.raises(UserError, match="mask"):
         convert_llava(tmp_path / "original", tmp_path / "new", head_mask=path)
     assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("wrong", ["junk", "list", "numbered", "sparse"])
+def test_damaged_pickles_are_one_error(wrong, tmp_path):
+    write_original(tmp_path / "original", tmp_path / "clip", pickled=True)
+    path = tmp_path / "original" / "pytorch_model-00002-of-00002.bin"
+    content = {"list": [1], "numbered": {1: torch.ones(1)}, "sparse": {"lm_head.weight": torch.eye(2).to_sparse()}}
+    path.write_bytes(b"junk") if wrong == "junk" else torch.save(content[wrong], path)
+    with pytest.raises(UserError, match=r"00002-of-00002.bin: (the shard is damaged|holds something else)"):
+        convert_llava(tmp_path / "original", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("values", ["x", [0.5], [0.4, 0.5, None]])
+def test_tower_with_bad_colors(values, tmp_path):
+    write_original(tmp_path / "original", tmp_path / "clip")
+    write_json(tmp_path / "clip" / "preprocessor_config.json", {"image_mean": values})
+    with pytest.raises(UserError, match=r"image_mean is .*, expected three numbers"):
+        convert_llava(tmp_path / "original", tmp_path / "new")
 
 
 def test_pickles_run_no_code(tmp_path):

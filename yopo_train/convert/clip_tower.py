@@ -43,13 +43,13 @@ class Tower:
         Its sizes.
     shards : list of Shard
         Its weights, where they are not in the checkpoint's own shards.
-    preprocessing : dict
-        Its ``preprocessor_config.json``; empty where there is none.
+    colors : dict
+        ``image_mean`` and ``image_std``, three numbers each, as far as its ``preprocessor_config.json`` has them.
     """
 
     config: CLIPVisionConfig
     shards: list[Shard]
-    preprocessing: dict[str, Any]
+    colors: dict[str, list[float]]
 
 
 def find_tower(name: str, wanted: str | None, inside: bool) -> Tower:
@@ -70,9 +70,7 @@ def find_tower(name: str, wanted: str | None, inside: bool) -> Tower:
     if inside and wanted is None and name.rstrip("/").endswith(LARGE_336.split("/")[1]):
         return Tower(CLIPVisionConfig(**LARGE_336_CONFIG), [], {})
     folder = _folder(wanted or name, f"--vision_tower is {wanted}" if wanted else f"mm_vision_tower is {name}")
-    path = folder / "preprocessor_config.json"
-    preprocessing = read_json(path) if path.is_file() else {}
-    return Tower(_config(read_config(folder)), [] if inside else find_shards(folder), preprocessing)
+    return Tower(_config(read_config(folder)), [] if inside else find_shards(folder), _colors(folder))
 
 
 def _folder(name: str, what: str) -> Path:
@@ -89,12 +87,22 @@ def _folder(name: str, what: str) -> Path:
         ) from None
 
 
+def _colors(folder: Path) -> dict[str, list[float]]:
+    path = folder / "preprocessor_config.json"
+    content = read_json(path) if path.is_file() else {}
+    found = {name: content[name] for name in ("image_mean", "image_std") if name in content}
+    for name, values in found.items():
+        if not isinstance(values, list) or len(values) != 3 or not all(type(v) in (int, float) for v in values):
+            raise UserError(f"{path}: {name} is {values!r}, expected three numbers")
+    return found
+
+
 def _config(config: ConfigSection) -> CLIPVisionConfig:
     config.expect("model_type", "clip", "clip_vision_model")
     vision = config.section("vision_config") if "vision_config" in config else config
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
     others = vision.pick("projection_dim", "hidden_act", "layer_norm_eps", "num_channels", "initializer_range")
-    return vision.build(CLIPVisionConfig, **{name: vision.get(name) for name in sizes}, **others)
+    return vision.build(CLIPVisionConfig, **{name: vision.count(name) for name in sizes}, **others)
 
 
 def tower_rules(prefix: str = "") -> list[Rule]:
@@ -117,7 +125,6 @@ def preprocessor_config(tower: Tower, pad: bool) -> dict[str, Any]:
         LLaVA's ``image_aspect_ratio`` is "pad".
     """
     size = tower.config.image_size
-    known = {name: tower.preprocessing[name] for name in ("image_mean", "image_std") if name in tower.preprocessing}
     kind = {"image_processor_type": "LlavaImageProcessor", "do_pad": True} if pad else {}
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -133,6 +140,6 @@ def preprocessor_config(tower: Tower, pad: bool) -> dict[str, Any]:
         "rescale_factor": 1 / 255,
         "image_mean": CLIP_MEAN,
         "image_std": CLIP_STD,
-        **known,
+        **tower.colors,
         **kind,
     }

@@ -26,7 +26,7 @@ def llava(src: Path, dst: Path, vision_tower: str | None = None, head_mask: Path
         src: folder of the original checkpoint
         dst: folder to write; new or empty
         vision_tower: folder or Hub id of the CLIP tower where the checkpoint lacks it; its mm_vision_tower unless given
-        head_mask: head mask (.npy, .pt, .pth) of a pruned YOPO checkpoint; a plan.safetensors is written, too
+        head_mask: head mask (.npy, .pt, .pth) of a pruned YOPO checkpoint; plan.safetensors is written, too
     """
     for note in convert_llava(src, dst, vision_tower, head_mask):
         print(f"- {note}")

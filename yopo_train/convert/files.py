@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,8 @@ from ..errors import UserError
 
 SPARE_BYTES = 64 * 2**20
 """Room for what is written beside the weights: tokenizer, configuration, headers."""
+
+DTYPES = ("float32", "float16", "bfloat16")
 
 _MISSING = object()
 
@@ -79,18 +83,50 @@ class ConfigSection:
             raise UserError(f"{self.where}{name} is {value!r}, expected {' or '.join(map(repr, known))}")
         return value
 
+    def number(self, name: str, default: Any = _MISSING) -> float:
+        """A field that is a finite number."""
+        value = self.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(f"{self.where}{name} is {value!r}, expected a number")
+        return value
+
+    def count(self, name: str, default: Any = _MISSING) -> int:
+        """A field that is a positive integer."""
+        value = self.get(name, default)
+        if type(value) is not int or value < 1:
+            raise UserError(f"{self.where}{name} is {value!r}, expected a positive integer")
+        return value
+
+    def text(self, name: str, default: Any = _MISSING) -> str:
+        """A field that is text."""
+        value = self.get(name, default)
+        if value is not default and not isinstance(value, str):
+            raise UserError(f"{self.where}{name} is {value!r}, expected text")
+        return value
+
+    def vision_layer(self, name: str, layers: int) -> int:
+        """A field that chooses one of the hidden states of a tower of so many layers, its input among them."""
+        value = self.get(name)
+        if type(value) is not int or not -layers - 1 <= value <= layers:
+            raise UserError(f"{self.where}{name} is {value!r}, expected {-layers - 1} to {layers}")
+        return value
+
+    def dtype(self) -> str | None:
+        """``torch_dtype``, None where it is not said."""
+        return self.expect("torch_dtype", *DTYPES, None, default=None)
+
     def architecture(self, *known: str) -> str:
         """The model's class name, the first of ``architectures``."""
-        found = self.get("architectures", None) or [None]
-        if found[0] not in known:
+        found = self.get("architectures", None)
+        if not isinstance(found, list) or not found or found[0] not in known:
             raise UserError(f"{self.where}architectures is {found!r}, expected one of: {', '.join(known)}")
         return found[0]
 
-    def build(self, make: Callable[..., Any], **fields: Any) -> Any:
-        """A ``transformers`` configuration made of this section's fields."""
+    def build(self, make: Callable[..., Any], *things: Any, **fields: Any) -> Any:
+        """A configuration or model of ``transformers``, made of this section's fields."""
         try:
-            return make(**fields)
-        except (StrictDataclassError, TypeError, ValueError, KeyError, ZeroDivisionError) as error:
+            return make(*things, **fields)
+        except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{self.where.rstrip('.: ')}: no valid {make.__name__}: {reason}") from None
 
@@ -102,18 +138,20 @@ def read_config(folder: Path) -> ConfigSection:
     return ConfigSection(f"{folder / 'config.json'}: ", read_json(folder / "config.json"))
 
 
-def check_destination(folder: Path) -> None:
-    """Refuse a destination that holds something.
+def check_destination(folder: Path, source: Path) -> None:
+    """Refuse a destination that holds something, or would lie among the files of the source.
 
     Raises
     ------
     UserError
-        A file, or a folder that is not empty.
+        A file, a folder that is not empty, or one inside ``source``.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, expected a new or an empty folder")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: the folder is not empty, expected a new or an empty folder")
+    if source.resolve() in folder.resolve().parents:
+        raise UserError(f"{folder}: lies inside the source {source}, expected a folder elsewhere")
 
 
 def check_disk(folder: Path, size: int) -> None:
@@ -127,4 +165,7 @@ def check_disk(folder: Path, size: int) -> None:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free, needed = shutil.disk_usage(there).free, size + SPARE_BYTES
     if free < needed:
-        raise UserError(f"{folder}: the converted model takes {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free")
+        left = sorted(folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"))
+        hint = f" ({left[0]} may be left from a conversion that was killed)" if left else ""
+        message = f"{folder}: the converted model takes {needed / 1e9:.2f} GB, but {free / 1e9:.2f} GB are free{hint}"
+        raise UserError(message)

@@ -34,13 +34,13 @@ NEW_LAYER = r"vision_tower.encoder.layer.\1."
 
 def vision_config(vision: ConfigSection) -> InternVLVisionConfig:
     """From the section ``vision_config``; what it leaves out has the defaults of ``configuration_intern_vit.py``."""
-    qk_norm, eps = bool(vision.get("qk_normalization", True)), vision.get("layer_norm_eps", 1e-6)
+    qk_norm, eps = bool(vision.get("qk_normalization", True)), vision.number("layer_norm_eps", 1e-6)
     if qk_norm and eps != QK_NORM_EPS:
         raise UserError(f"{vision.where}layer_norm_eps is {eps}, expected {QK_NORM_EPS} where qk_normalization is set")
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "image_size", "patch_size")
     return vision.build(
         InternVLVisionConfig,
-        **{name: vision.get(name) for name in sizes},
+        **{name: vision.count(name) for name in sizes},
         **vision.pick("num_channels", "initializer_range", "attention_dropout"),
         hidden_act=vision.get("hidden_act", "gelu"),
         norm_type=vision.expect("norm_type", "rms_norm", "layer_norm", default="rms_norm"),

@@ -48,10 +48,10 @@ def split_grouped(rows: Tensor, kv_heads: int, group: int) -> tuple[Tensor, Tens
 
 
 def _text_config(llm: ConfigSection) -> LlamaConfig:
-    rope = {"rope_type": "default", "rope_theta": llm.get("rope_theta", 10000.0)}
+    rope = {"rope_type": "default", "rope_theta": llm.number("rope_theta", 10000.0)}
     if "rope_scaling" in llm:
         scaling = llm.section("rope_scaling")
-        rope |= {"rope_type": scaling.expect("type", "dynamic", "linear"), "factor": float(scaling.get("factor"))}
+        rope |= {"rope_type": scaling.expect("type", "dynamic", "linear"), "factor": float(scaling.number("factor"))}
     bias = bool(llm.get("bias", False))
     return llm.build(LlamaConfig, **common_fields(llm), rope_parameters=rope, attention_bias=bias)
 

@@ -43,6 +43,8 @@ VIDEO_TOKEN = {"video_token": "<video>"}
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 BICUBIC = 3
+TILES = {"min": 1, "max": 6}
+"""Tiles of an image where ``config.json`` does not say it (``configuration_internvl_chat.py``)."""
 
 
 def convert_internvl2(source: Path, folder: Path) -> None:
@@ -60,7 +62,7 @@ def convert_internvl2(source: Path, folder: Path) -> None:
     UserError
         Bad source or destination; nothing is left behind then.
     """
-    check_destination(folder)
+    check_destination(folder, source)
     original = read_config(source)
     original.architecture("InternVLChatModel")
     llm = original.section("llm_config")
@@ -72,7 +74,7 @@ def convert_internvl2(source: Path, folder: Path) -> None:
     made: dict[str, Any] = {}
     rules = [*vision_rules(), *_projector_rules(), *language_model.rules(llm)]
     jobs = plan_jobs(find_shards(source), rules, made)
-    check_complete(made, InternVLForConditionalGeneration, config, source)
+    check_complete(made, InternVLForConditionalGeneration, config, original, source)
 
     def write_rest(target: Path) -> None:
         config.save_pretrained(target)
@@ -96,19 +98,18 @@ def _config(
             f"{original.where}force_image_size is {forced}, but vision_config.image_size is {vision.image_size[0]}: "
             "expected the same"
         )
-    config = original.build(
+    return original.build(
         InternVLConfig,
         text_config=text_config,
         vision_config=vision,
         image_token_id=_image_token(tokenizer, text_config.vocab_size, source),
-        downsample_ratio=original.get("downsample_ratio"),
-        vision_feature_layer=original.get("select_layer"),
+        downsample_ratio=original.number("downsample_ratio"),
+        vision_feature_layer=original.vision_layer("select_layer", vision.num_hidden_layers),
         vision_feature_select_strategy="default",
         tie_word_embeddings=text_config.tie_word_embeddings,
         architectures=["InternVLForConditionalGeneration"],
-        dtype=original.get("torch_dtype", None),
+        dtype=original.dtype(),
     )
-    return config
 
 
 def _image_token(tokenizer: PreTrainedTokenizerBase, vocabulary: int, source: Path) -> int:
@@ -149,6 +150,9 @@ def _image_processor(original: ConfigSection, config: InternVLConfig) -> dict[st
     if dynamic and not original.get("use_thumbnail", False):
         raise UserError(f"{original.where}use_thumbnail is false, but the processor of transformers always makes one")
     size = config.vision_config.image_size
+    tiles = [original.count(f"{end}_dynamic_patch", default) if dynamic else 1 for end, default in TILES.items()]
+    if tiles[0] > tiles[1]:
+        raise UserError(f"{original.where}min_dynamic_patch is {tiles[0]}, more than max_dynamic_patch ({tiles[1]})")
     return {
         "image_processor_type": "GotOcr2ImageProcessor",
         "processor_class": "InternVLProcessor",
@@ -162,8 +166,8 @@ def _image_processor(original: ConfigSection, config: InternVLConfig) -> dict[st
         "image_mean": IMAGENET_MEAN,
         "image_std": IMAGENET_STD,
         "crop_to_patches": True,
-        "min_patches": original.get("min_dynamic_patch", 1) if dynamic else 1,
-        "max_patches": original.get("max_dynamic_patch", 6) if dynamic else 1,
+        "min_patches": tiles[0],
+        "max_patches": tiles[1],
     }
 
 

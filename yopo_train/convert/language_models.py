@@ -14,18 +14,16 @@ from transformers import LlamaConfig, Qwen2Config
 from .files import ConfigSection
 from .rules import Rule
 
-NEEDED = (
+COUNTS = (
     "vocab_size",
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
     "num_attention_heads",
     "max_position_embeddings",
-    "rms_norm_eps",
 )
+OPTIONAL_COUNTS = ("num_key_value_heads", "head_dim")
 OPTIONAL = (
-    "num_key_value_heads",
-    "head_dim",
     "hidden_act",
     "initializer_range",
     "attention_dropout",
@@ -59,9 +57,14 @@ class LanguageModel:
 
 def common_fields(llm: ConfigSection) -> dict[str, Any]:
     """What every decoder has under the same name."""
-    needed = {name: llm.get(name) for name in NEEDED}
+    counts = {name: llm.count(name) for name in (*COUNTS, *llm.pick(*OPTIONAL_COUNTS))}
     tied = bool(llm.get("tie_word_embeddings", False))  # all of these models' own configurations default to False
-    return {**needed, **llm.pick(*OPTIONAL), "tie_word_embeddings": tied}
+    return {
+        **counts,
+        "rms_norm_eps": llm.number("rms_norm_eps"),
+        **llm.pick(*OPTIONAL),
+        "tie_word_embeddings": tied,
+    }
 
 
 def head_rule(llm: ConfigSection, name: str) -> Rule:
@@ -72,7 +75,7 @@ def head_rule(llm: ConfigSection, name: str) -> Rule:
 
 def _unchanged_config(make: type) -> Callable[[ConfigSection], Any]:
     def text_config(llm: ConfigSection) -> Any:
-        rope = {"rope_theta": llm.get("rope_theta", 10000.0), **llm.pick("rope_scaling")}
+        rope = {"rope_theta": llm.number("rope_theta", 10000.0), **llm.pick("rope_scaling")}
         fields = {name: value for name, value in llm.pick(*OF_ONE_KIND).items() if hasattr(make, name)}
         return llm.build(make, **common_fields(llm), **fields, **rope)
 

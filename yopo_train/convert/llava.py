@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import (
     GenerationConfig,
@@ -27,7 +27,7 @@ from ..run_folder import write_text
 from .clip_tower import INSIDE, Tower, find_tower, preprocessor_config, tower_rules
 from .files import ConfigSection, check_destination, read_config
 from .language_models import common_fields
-from .official_plan import is_pruned, official_plan
+from .official_plan import for_compact, is_pruned, official_plan
 from .output import write_model
 from .rules import Rule, check_complete, plan_jobs
 from .shards import find_shards
@@ -36,9 +36,10 @@ from .tokenizer import load_tokenizer
 
 IMAGE_TOKEN, PAD_TOKEN = "<image>", "<pad>"
 VOCABULARY_MULTIPLE = 64
+OFFICIAL_PLAN, COMPACT_PLAN = "plan.safetensors", "plan-compact.safetensors"
 PLAN_NOTE = (
-    "the plan has the authors' semantics, which only the reference backend computes: the compact backend renormalises "
-    "the softmax over what is left, and a visual token sees no later neighbors"
+    f"{OFFICIAL_PLAN} has the authors' semantics, which only the reference backend computes; {COMPACT_PLAN} is for the "
+    "compact backend, which renormalises the softmax over what is left and shows a visual token no later neighbors"
 )
 NO_MASK_NOTE = (
     "config.json is that of a pruned YOPO checkpoint: no plan.safetensors is written without --head_mask, and without "
@@ -60,7 +61,8 @@ def convert_llava(
     vision_tower : str, optional
         Folder or Hub id of the CLIP that the shards lack; ``mm_vision_tower`` unless given.
     head_mask : Path, optional
-        Head mask of a pruned checkpoint: ``plan.safetensors`` is written, too.
+        Head mask of a pruned checkpoint: ``plan.safetensors`` is written, too, with the authors' semantics, and
+        ``plan-compact.safetensors`` for the compact backend.
 
     Returns
     -------
@@ -72,19 +74,19 @@ def convert_llava(
     UserError
         Bad source or destination; nothing is left behind then.
     """
-    check_destination(folder)
+    check_destination(folder, source)
     original = read_config(source)
     _check_kind(original)
     shards = find_shards(source)
     inside = any(name.startswith(INSIDE) for shard in shards for name in shard.header())
-    tower = find_tower(original.get("mm_vision_tower", ""), vision_tower, inside)
+    tower = find_tower(original.text("mm_vision_tower", ""), vision_tower, inside)
     tokenizer = _tokenizer(source)
     config = _config(original, tower, tokenizer)
     made: dict[str, Any] = {}
     rows = config.text_config.vocab_size - original.get("vocab_size")
     jobs = plan_jobs(shards, [*_rules(rows), *tower_rules(INSIDE)], made)
     jobs += plan_jobs(tower.shards, tower_rules(), made)
-    check_complete(made, LlavaForConditionalGeneration, config, source)
+    check_complete(made, LlavaForConditionalGeneration, config, original, source)
     plan = _plan(original, config, head_mask)
 
     def write_rest(target: Path) -> None:
@@ -92,7 +94,8 @@ def convert_llava(
         _generation_config(tokenizer).save_pretrained(target)
         _save_processor(target, tokenizer, config, preprocessor_config(tower, _pads(original)))
         if plan is not None:
-            plan.save(target / "plan.safetensors")
+            plan.save(target / OFFICIAL_PLAN)
+            for_compact(plan).save(target / COMPACT_PLAN)
 
     write_model(folder, jobs, write_rest)
     return [plan.describe(), PLAN_NOTE] if plan is not None else [NO_MASK_NOTE] if is_pruned(original) else []
@@ -116,6 +119,11 @@ def _pads(original: ConfigSection) -> bool:
 def _tokenizer(source: Path) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer with ``<image>`` and ``<pad>``, in this order, as ``llava-hf`` has them."""
     tokenizer = load_tokenizer(source)
+    backend = tokenizer.backend_tokenizer
+    if isinstance(backend.pre_tokenizer, pre_tokenizers.Metaspace) and backend.normalizer is None:
+        # The original reads the text behind an image as a text of its own (mm_utils.py: tokenizer_image_token), with
+        # Llama's space in front; a tokenizer that is not "legacy" puts it in front of the whole prompt only.
+        backend.normalizer = normalizers.Replace(Regex(r"\A\n"), " \n")
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
     tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     tokenizer.chat_template = None
@@ -150,12 +158,13 @@ def _rules(rows: int) -> list[Rule]:
 
 # -- configuration ----------------------------------------------------------------------------------------------------
 def _config(original: ConfigSection, tower: Tower, tokenizer: PreTrainedTokenizerBase) -> LlavaConfig:
-    vocabulary = max(original.get("vocab_size"), len(tokenizer))
+    common = common_fields(original)
+    vocabulary = max(common["vocab_size"], len(tokenizer))
     fields = {
-        **common_fields(original),
+        **common,
         "vocab_size": -(-vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
         "pad_token_id": tokenizer.pad_token_id,
-        "rope_theta": original.get("rope_theta", 10000.0),
+        "rope_theta": original.number("rope_theta", 10000.0),
         **original.pick("rope_scaling", "attention_bias"),
     }
     feature = original.expect("mm_vision_select_feature", "patch", "cls_patch", default="patch")
@@ -166,12 +175,12 @@ def _config(original: ConfigSection, tower: Tower, tokenizer: PreTrainedTokenize
         vision_config=tower.config,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         image_seq_length=side**2 + (feature == "cls_patch"),
-        vision_feature_layer=original.get("mm_vision_select_layer"),
+        vision_feature_layer=original.vision_layer("mm_vision_select_layer", tower.config.num_hidden_layers),
         vision_feature_select_strategy="default" if feature == "patch" else "full",
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
         architectures=["LlavaForConditionalGeneration"],
-        dtype=original.get("torch_dtype", None),
+        dtype=original.dtype(),
     )
 
 

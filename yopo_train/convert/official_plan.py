@@ -3,7 +3,9 @@
 What the fields mean is read from their code (``modeling_llama_prune.py``, arXiv 2410.06169):
 
 - ``attncut_w``: visual queries see visual keys at a row and column distance of at most ``int((attncut_w - 1) / 2)``;
-- ``layercut_num``: from this layer on no query sees visual keys, so layers ``0 .. layercut_num - 1`` process them;
+- ``layercut_num``: from this layer on the attention that visual keys get is dropped, so they are seen in layers
+  ``0 .. layercut_num - 1``; visual tokens live on behind it, with the same heads and channels, and their keys keep
+  their share of the softmax;
 - ``mlpcut_ratio``: visual tokens keep the first ``int(intermediate_size / mlpcut_ratio)`` FFN channels, in every layer;
 - ``headcut_num`` only chooses one of their mask files. The mask, ``(layers, heads)``, multiplies the attention that
   visual keys get and the output of visual queries: a head with 1 is active, with 0 pruned;
@@ -12,8 +14,8 @@ What the fields mean is read from their code (``modeling_llama_prune.py``, arXiv
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -48,28 +50,26 @@ def official_plan(config: ConfigSection, dims: ModelDims, head_mask: Path) -> Pr
     UserError
         A field is missing or makes no sense, or the mask has another shape or values besides 0 and 1.
     """
-    window, depth, ratio = (_number(config, name) for name in NEEDED)
+    window, depth, ratio = (config.number(name) for name in NEEDED)
     if int(depth) != depth or not 0 <= depth <= dims.layers:
         raise UserError(f"{config.where}layercut_num is {depth}, expected an integer from 0 to {dims.layers}")
     if window < 1 or ratio < 1:
         name = "attncut_w" if window < 1 else "mlpcut_ratio"
         raise UserError(f"{config.where}{name} is {config.get(name)}, expected 1 or more")
-    visual = (torch.arange(dims.layers) < int(depth)).unsqueeze(1)
     prefix = torch.arange(dims.intermediate) < int(dims.intermediate / ratio)
     return PruningPlan(
         dims,
-        heads=read_head_mask(head_mask, dims) & visual,
-        channels=prefix & visual,
+        heads=read_head_mask(head_mask, dims),
+        channels=prefix.repeat(dims.layers, 1),
         radius=int((window - 1) / 2),
         depth=int(depth),
-        base_model=config.get("_name_or_path", None),
+        base_model=config.text("_name_or_path", None),
         made_by={"how": "converted", "head_mask": head_mask.name, **config.pick(*FIELDS)},
         semantics="official",
     )
 
 
-def _number(config: ConfigSection, name: str) -> Any:
-    value = config.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{config.where}{name} is {value!r}, expected a number")
-    return value
+def for_compact(plan: PruningPlan) -> PruningPlan:
+    """The same plan for the compact backend, where visual tokens end with the visual depth."""
+    visual = (torch.arange(plan.dims.layers) < plan.depth).unsqueeze(1)
+    return replace(plan, heads=plan.heads & visual, channels=plan.channels & visual, semantics="compact")

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ..progress import Bar
 from ..run_folder import new_folder, write_text
-from .files import check_destination, check_disk
+from .files import check_disk
 from .rules import Job
 
 
@@ -22,7 +22,7 @@ def write_model(folder: Path, jobs: Sequence[Job], write_rest: Callable[[Path], 
     Parameters
     ----------
     folder : Path
-        New or empty.
+        New or empty (`check_destination`).
     jobs : list of Job
         The weights.
     write_rest : callable
@@ -31,9 +31,9 @@ def write_model(folder: Path, jobs: Sequence[Job], write_rest: Callable[[Path], 
     Raises
     ------
     UserError
-        The destination is not empty, its disk too small or not writable, or a shard turns out damaged.
+        The destination's disk is too small or not writable, or a shard turns out damaged.
     """
-    check_destination(folder)
+    folder = folder.resolve()  # a link to a folder on a larger disk stays a link
     check_disk(folder, sum(job.size for job in jobs))
     with new_folder(folder) as temporary, Bar("converting", "shards", len(jobs)) as bar:
         write_rest(temporary)

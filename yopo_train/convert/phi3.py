@@ -29,8 +29,9 @@ def split_rows(rows: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 def _text_config(llm: ConfigSection) -> LlamaConfig:
-    positions, window = llm.get("max_position_embeddings"), llm.get("sliding_window", None)
-    if window is not None and window < positions:
+    positions = llm.count("max_position_embeddings")
+    window = llm.number("sliding_window", positions)
+    if window < positions:
         raise UserError(
             f"{llm.where}sliding_window is {window}, less than max_position_embeddings ({positions}): a model with "
             "sliding-window attention has no Llama that computes the same"
@@ -39,22 +40,33 @@ def _text_config(llm: ConfigSection) -> LlamaConfig:
 
 
 def _rope(llm: ConfigSection, positions: int) -> dict[str, Any]:
-    theta = llm.get("rope_theta", 10000.0)
+    theta = llm.number("rope_theta", 10000.0)
     if "rope_scaling" not in llm:
         return {"rope_type": "default", "rope_theta": theta}
     scaling = llm.section("rope_scaling")
     scaling.expect("type", "su", "longrope")  # one thing under two names
-    original = llm.get("original_max_position_embeddings")
+    original = llm.count("original_max_position_embeddings")
+    if original == 1:
+        raise UserError(f"{llm.where}original_max_position_embeddings is 1, expected 2 or more")
+    pairs = llm.count("hidden_size") // llm.count("num_attention_heads") // 2
     factor = max(positions / original, 1.0)
     return {
         "rope_type": "longrope",
         "rope_theta": theta,
-        "short_factor": scaling.get("short_factor"),
-        "long_factor": scaling.get("long_factor"),
+        "short_factor": _factors(scaling, "short_factor", pairs),
+        "long_factor": _factors(scaling, "long_factor", pairs),
         "original_max_position_embeddings": original,
         "factor": factor,
         "attention_factor": math.sqrt(1 + math.log(factor) / math.log(original)),
     }
+
+
+def _factors(scaling: ConfigSection, name: str, pairs: int) -> list[float]:
+    """What the frequencies are divided by, one number for each pair of a head's dimensions."""
+    factors = scaling.get(name)
+    if not isinstance(factors, list) or len(factors) != pairs or not all(type(f) in (int, float) for f in factors):
+        raise UserError(f"{scaling.where}{name} is no list of {pairs} numbers, half of a head's dimensions")
+    return factors
 
 
 def _rules(llm: ConfigSection) -> list[Rule]:

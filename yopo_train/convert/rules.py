@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .files import ConfigSection
 from .shards import Shard
 
 Split = Callable[[Tensor], Sequence[Tensor]]
@@ -75,7 +76,7 @@ def plan_jobs(shards: Sequence[Shard], rules: Sequence[Rule], made: dict[str, to
     Raises
     ------
     UserError
-        A tensor that no rule names, of a shape that its rule cannot split, or one that comes twice.
+        A tensor that no rule names, that is no weight, of a shape that its rule cannot split, or that comes twice.
     """
     jobs = []
     for shard in shards:
@@ -84,6 +85,8 @@ def plan_jobs(shards: Sequence[Shard], rules: Sequence[Rule], made: dict[str, to
             targets, split = _route(rules, name, shard.path)
             if not targets:
                 continue
+            if not tensor.is_floating_point():
+                raise UserError(f"{shard.path}: {name} is of type {tensor.dtype}, expected floating-point weights")
             try:
                 parts = list(zip(targets, split(tensor), strict=True))
             except (RuntimeError, ValueError, IndexError):
@@ -107,16 +110,18 @@ def _route(rules: Sequence[Rule], name: str, path: Path) -> tuple[tuple[str, ...
     raise UserError(f"{path}: unknown tensor {name}, expected those of the original layout")
 
 
-def check_complete(made: dict[str, torch.Size], model_class: type, config: Any, source: Path) -> None:
+def check_complete(
+    made: dict[str, torch.Size], model_class: type, config: Any, original: ConfigSection, source: Path
+) -> None:
     """Compare the new tensors with what ``model_class(config)`` loads.
 
     Raises
     ------
     UserError
-        One is missing, too many, or of another shape; names the first.
+        One is missing, too many, or of another shape; names the first. Or ``original`` describes no such model.
     """
     with torch.device("meta"):
-        model = model_class(config)
+        model = original.build(model_class, config)
     clip = config.vision_config.model_type == "clip_vision_model"
     expected = {hub_name(name, clip): tensor.shape for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:

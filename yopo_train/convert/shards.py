@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,15 +70,19 @@ class Shard:
             # the older of torch's two formats cannot be mapped
             mapped = zipfile.is_zipfile(self.path)
             content = torch.load(self.path, map_location=device, weights_only=True, mmap=mapped)
-        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        except Exception as error:  # what torch makes of a damaged pickle can be anything
             raise self._damaged(error) from None
-        if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-            raise UserError(f"{self.path}: holds something else than named tensors")
+        if not isinstance(content, dict) or not all(_is_dense(name, value) for name, value in content.items()):
+            raise UserError(f"{self.path}: holds something else than named, dense tensors")
         return dict(content)
 
     def _damaged(self, error: Exception) -> UserError:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return UserError(f"{self.path}: the shard is damaged or incomplete: {reason}")
+
+
+def _is_dense(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout is torch.strided
 
 
 def find_shards(folder: Path) -> list[Shard]:

@@ -48,12 +48,18 @@ def load_tokenizer(
                 f"{folder}: no tokenizer, expected tokenizer.json, tokenizer.model, or {' and '.join(QWEN2_FILES)}"
             )
         _check_named(named, {*read_json(folder / QWEN2_FILES[0]), *(token.content for token in added.values())}, folder)
-        return Qwen2Tokenizer.from_pretrained(str(folder), **arguments)
+        try:
+            return Qwen2Tokenizer.from_pretrained(str(folder), **arguments)
+        except Exception as error:  # of the library tokenizers, which raises nothing more special
+            raise UserError(f"{folder}: {' and '.join(QWEN2_FILES)} make no tokenizer: {error}") from None
     backend = _backend(folder, config, added)
     _check_named(named, backend.get_vocab(), folder)
-    tokens = {**_special_tokens(folder), **_texts(config)}
+    tokens = _special_tokens(folder, config)
+    if missing := [token for token in tokens.values() if token not in backend.get_vocab()]:
+        raise UserError(f"{folder}: the tokenizer has no token {missing[0]!r}, which its configuration names")
     tokens.setdefault("pad_token", tokens.get("eos_token"))
-    arguments |= {"model_max_length": config["model_max_length"]} if "model_max_length" in config else {}
+    if type(length := config.get("model_max_length")) in (int, float):
+        arguments["model_max_length"] = length
     return PreTrainedTokenizerFast(tokenizer_object=backend, **tokens, **arguments)
 
 
@@ -68,7 +74,7 @@ def _backend(folder: Path, config: dict[str, Any], added: Mapping[int, AddedToke
     if path.is_file():
         try:
             return Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing more special
+        except Exception as error:  # likewise
             raise UserError(f"{path}: not readable as a tokenizer: {error}") from None
     legacy = config.get("legacy")
     tokenizer = read_sentencepiece(folder / "tokenizer.model", added, legacy=legacy is None or bool(legacy))
@@ -83,7 +89,7 @@ def _backend(folder: Path, config: dict[str, Any], added: Mapping[int, AddedToke
 
 def _add_ends(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) -> None:
     """The tokens in front of and behind every text; Llama's and InternLM2's own tokenizers add ``<s>`` by default."""
-    tokens = {**_special_tokens(folder), **_texts(config)}
+    tokens = _special_tokens(folder, config)
     start = [tokens.get("bos_token", "<s>")] if config.get("add_bos_token", True) else []
     end = [tokens.get("eos_token", "</s>")] if config.get("add_eos_token", False) else []
     if start or end:
@@ -93,15 +99,19 @@ def _add_ends(tokenizer: Tokenizer, config: dict[str, Any], folder: Path) -> Non
         tokenizer.post_processor = TemplateProcessing(single=[*start, "$A", *end], special_tokens=ids)
 
 
-def _texts(values: dict[str, Any]) -> dict[str, str]:
-    """The special tokens of a tokenizer's configuration, which are strings or objects."""
-    found = {name: values[name] for name in SPECIAL if values.get(name)}
-    return {name: token["content"] if isinstance(token, dict) else token for name, token in found.items()}
-
-
-def _special_tokens(folder: Path) -> dict[str, str]:
+def _special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """The special tokens, by name; in ``tokenizer_config.json`` or beside it they are strings or objects."""
     path = folder / "special_tokens_map.json"
-    return _texts(read_json(path)) if path.is_file() else {}
+    values = {
+        **(read_json(path) if path.is_file() else {}),
+        **{name: config[name] for name in SPECIAL if config.get(name)},
+    }
+    found = {name: values[name] for name in SPECIAL if values.get(name)}
+    texts = {name: token.get("content") if isinstance(token, dict) else token for name, token in found.items()}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise UserError(f"{folder}: the tokenizer's {name} is {found[name]!r}, expected a token's text")
+    return texts
 
 
 def _added_tokens(folder: Path, config: dict[str, Any]) -> dict[int, AddedToken]:

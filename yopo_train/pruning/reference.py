@@ -1,8 +1,9 @@
 """The reference backend: the base model's own layers with masks. Slow and obvious, the truth for ``compact``.
 
 Nothing is skipped: every head, channel and token is computed, and what a plan forbids is masked out. With
-``semantics: official`` it computes what the authors' released code does: softmax first, masks after it without
-renormalising, and a neighbor window that looks ahead as well as back.
+``semantics: official`` it computes what the authors' released code does (``modeling_llama_prune.py``): the neighbor
+window, before the softmax, looks ahead as well as back; heads and depth are masked after it without renormalising; and
+visual tokens live on behind the visual depth, where nothing reads their values but their keys keep their share.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ class Masks:
             same = (place[:, :, None, :2] == place[:, None, :, :2]).all(-1)
             near = (place[:, :, None, 2:] - place[:, None, :, 2:]).abs().amax(-1) <= radius
             self.window = both & same & near
-        if official:
-            self.base = self.base | self.window
+        if official and radius is not None:
+            self.base = (self.base & ~both) | self.window
         self.active = self.base if radius is None else self.base & (~both | self.window)
+        self.text_keys = self.base & ~self.visual[:, None, :]
         self.text_only = self.base & ~self.visual[:, None, :] & ~self.visual[:, :, None]
 
 
@@ -74,23 +76,22 @@ def text_model_forward(
     batch, tokens = hidden.shape[:2]
     real = torch.ones(batch, tokens, device=hidden.device) if attention_mask is None else attention_mask
     official = state.plan.semantics == "official"
+    last = (len(self.layers) if official else state.plan.depth) - 1
     masks = Masks(real.bool(), visual_tokens, state.plan.radius, official)
     rope = rotations(self, hidden, position_ids, past=0)
     for number, layer in enumerate(self.layers):
         hidden = _layer(layer, hidden, number, state.plan, masks, rope, official)
         if deepstack_visual_embeds is not None and number < len(deepstack_visual_embeds):  # Qwen3-VL
             hidden = self._deepstack_process(hidden, visual_pos_masks, deepstack_visual_embeds[number])
-        if number >= state.plan.depth - 1 and state.prunes:
+        if number >= last and state.prunes:
             hidden = hidden.masked_fill(masks.visual[:, :, None], 0.0)
     return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
 
 
 def _layer(layer: nn.Module, hidden: Tensor, number: int, plan: PruningPlan, masks: Masks, rope, official) -> Tensor:
     heads = plan.heads[number].to(hidden.device)
-    if number < plan.depth:
-        seen = torch.where(heads[:, None, None], masks.active[:, None], masks.text_only[:, None])
-    else:
-        seen = masks.text_only[:, None]
+    active = masks.active if number < plan.depth else masks.text_keys
+    seen = torch.where(heads[:, None, None], active[:, None], masks.text_only[:, None])
     hidden = hidden + _attention(layer.self_attn, layer.input_layernorm(hidden), seen, masks, rope, official)
     x = layer.post_attention_layernorm(hidden)
     inner = layer.mlp.act_fn(layer.mlp.gate_proj(x)) * layer.mlp.up_proj(x)

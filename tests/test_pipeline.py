@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -91,6 +92,20 @@ def test_auto_leaves_what_it_tried_and_curves_what_each_choice_changes(config, t
     assert not (folder / "stability.json").exists()  # four samples have no two parts of eight
     assert "stability: needs one process and 16 samples or more" in capsys.readouterr().out
     assert (folder / "plots" / "depth.png").is_file()
+
+
+@pytest.mark.parametrize("wrong", ["depth=9", "head_mask=none.npy"])
+def test_a_plan_that_the_model_cannot_have_is_refused_before_anything_is_measured(wrong, config, tmp_path, capsys):
+    assert run(config, f"--model.pruning.{wrong}", command="plan") == 2
+    error = capsys.readouterr().err
+    assert ("model.pruning.depth is 9" in error or "none.npy" in error) and len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_without_any_head_is_warned_of(config, tmp_path, capsys):
+    np.save(tmp_path / "none.npy", np.zeros((8, 8)))
+    assert run(config, f"--model.pruning.head_mask={tmp_path / 'none.npy'}", command="plan") == 0
+    assert "warning: no head sees the image" in capsys.readouterr().out
 
 
 def test_without_steps_the_run_ends_training_free_and_can_go_on(config, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import subprocess
 
 import pytest
 from safetensors import SafetensorError
@@ -172,6 +173,26 @@ def test_the_rest_of_a_killed_process_of_the_same_number_is_no_obstacle(tmp_path
         (folder / "whole").write_text("1")
     assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["whole"]
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_what_killed_processes_left_is_no_obstacle_and_is_removed(tmp_path):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    gone, run = process.pid, RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    (run.path / f".config.yaml.{gone}.tmp").write_text("half")
+    run.check(CONFIG)  # killed while the first file was written: still a new folder
+    (run.path / f".adapter.{gone}.tmp").mkdir()
+    run.predictions.mkdir()
+    (run.predictions / f".base.jsonl.{gone}.tmp").write_text("half")
+    kept = {f".plan.safetensors.{os.getpid()}.tmp", ".mine.tmp"}
+    for name in kept:
+        (run.path / name).write_text("half")
+    run.claim(CONFIG, "yopo-train fit")
+    assert {file.name for file in run.path.rglob("*")} == {"config.yaml", "predictions", *kept}
+    run.config.unlink()
+    with pytest.raises(UserError, match=r"holds other files and no config\.yaml"):
+        run.check(CONFIG)
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("I/O error: No space left")])

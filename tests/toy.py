@@ -19,7 +19,13 @@ VISUAL = SIDE * SIDE
 
 
 def toy_llava(
-    kv_heads: int = 4, layers: int = 4, seed: int = 0, tower: type = CLIPVisionConfig, vision_layers: int = 2, **config
+    kv_heads: int = 4,
+    layers: int = 4,
+    seed: int = 0,
+    tower: type = CLIPVisionConfig,
+    vision_layers: int = 2,
+    side: int = SIDE,
+    **config,
 ) -> LlavaForConditionalGeneration:
     """A LLaVA of 4 layers and 4 heads with weights large enough that every mechanism changes the output."""
     torch.manual_seed(seed)
@@ -31,7 +37,7 @@ def toy_llava(
             intermediate_size=48,
             num_hidden_layers=vision_layers,
             num_attention_heads=2,
-            image_size=4 * SIDE,
+            image_size=4 * side,
             patch_size=4,
         ),
         text_config=LlamaConfig(

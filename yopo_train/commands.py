@@ -30,7 +30,9 @@ def plan_show(args: list[str]) -> None:
     """Print a plan: what it is, how it was made, and what stays in each layer."""
     parser = OneLineParser(prog=f"{PROGRAM} plan show", description=plan_show.__doc__)
     parser.add_argument("file", help="plan.safetensors, or a run folder")
-    show_plan(parser.parse_args(args).file)
+    parser.add_argument("--heads", help="write its active heads to this new file too: .npy, .pth or .pt")
+    options = parser.parse_args(args)
+    show_plan(options.file, heads=options.heads)
 
 
 def report_run(args: list[str]) -> None:

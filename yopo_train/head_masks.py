@@ -4,6 +4,7 @@ Their mask scripts write ``.npy``, their evaluation reads ``.pth`` too. A mask s
 radius: it is one part of a plan.
 """
 
+import io
 import pickle
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from yopo_train.errors import UserError
 from yopo_train.plan import ModelDims, PruningPlan
+from yopo_train.run_folder import write_bytes
 
 SUFFIXES = (".npy", ".pth", ".pt")
 
@@ -42,7 +44,7 @@ def read_head_mask(path: str | Path, dims: ModelDims) -> Tensor:
 
 
 def write_head_mask(path: str | Path, plan: PruningPlan) -> None:
-    """Write a plan's heads as the authors' code reads them: float32 0 and 1, ``(layers, heads)``.
+    """Write a plan's heads as the authors' code reads them: float32 0 and 1, ``(layers, heads)``; 0 from its depth on.
 
     Raises
     ------
@@ -52,17 +54,14 @@ def write_head_mask(path: str | Path, plan: PruningPlan) -> None:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: a head mask is a file of the type {', '.join(SUFFIXES)}")
-    values = plan.heads.float()
-    try:
-        with path.open("xb") as file:
-            if path.suffix == ".npy":
-                np.save(file, values.numpy(), allow_pickle=False)
-            else:
-                torch.save(values, file)
-    except FileExistsError:
-        raise UserError(f"{path}: there is such a file already, expected a new name") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+    if path.exists():
+        raise UserError(f"{path}: there is such a file already, expected a new name")
+    values, content = plan.heads.float(), io.BytesIO()
+    if path.suffix == ".npy":
+        np.save(content, values.numpy(), allow_pickle=False)
+    else:
+        torch.save(values, content)
+    write_bytes(path, content.getvalue())
 
 
 def _load(path: Path) -> Tensor:

@@ -22,6 +22,7 @@ what is in it.
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ from safetensors import SafetensorError
 
 from yopo_train.errors import UserError
 from yopo_train.run_keys import KEYS_OF_EVERYTHING, KEYS_OF_PLAN, KEYS_OF_TRAINING, difference, flatten, under
+
+TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
+"""Names of files and folders that are being written, with the number of the process that writes."""
 
 
 class RunFolder:
@@ -81,7 +85,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run_dir {self.path} is a file, expected a folder")
         if not self.config.is_file():
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and any(not TEMPORARY.fullmatch(file.name) for file in self.path.iterdir()):
                 raise UserError(f"run_dir {self.path} holds other files and no config.yaml, expected a new folder")
             return
         there, here = flatten(self.read_config()), flatten(config)
@@ -93,7 +97,13 @@ class RunFolder:
             )
 
     def claim(self, config: dict[str, Any], command: str) -> None:
-        """Create the folder and write ``config.yaml``, its first line the command that made it."""
+        """Create the folder and write ``config.yaml``, its first line the command that made it.
+
+        What killed processes left behind half-written is removed.
+        """
+        for file in self.path.rglob(".*.tmp"):
+            if (name := TEMPORARY.fullmatch(file.name)) and not _is_running(int(name[1])):
+                shutil.rmtree(file, ignore_errors=True) if file.is_dir() else file.unlink(missing_ok=True)
         if not self.config.is_file() or self.read_config() != config:
             write_text(self.config, f"# {command}\n" + yaml.safe_dump(config, sort_keys=False))
 
@@ -158,6 +168,16 @@ class RunFolder:
             place.pop(last, None)
         if found:
             write_text(self.results_file, json.dumps(results, indent=2) + "\n")
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 asks only
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:

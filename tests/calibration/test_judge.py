@@ -5,6 +5,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 from toy import IMAGE_TOKEN, random_plan, toy_batch, toy_dims, toy_llava
+from transformers import LlavaForConditionalGeneration
 
 from yopo_train.calibration.judge import OutputJudge
 from yopo_train.calibration.judging import JudgingModule
@@ -102,6 +103,35 @@ def test_fewer_samples_are_the_first_batches():
     plan = random_plan(toy_dims(model), depth=3, radius=1)
     judge, first = judge_of(model, one_by_one()), judge_of(model, one_by_one()[:2])
     assert judge(plan, samples=2) == first(plan) != judge(plan)
+    whole = judge_of(model, [together(one_by_one())])
+    for samples in (1, 2, 3, 4, 9):  # a batch that holds more is not counted whole
+        assert whole(plan, samples) == pytest.approx(judge(plan, samples), rel=1e-4)
+
+
+def test_a_plan_that_overflows_is_the_worst():
+    model = toy_llava()
+    judge = judge_of(model, one_by_one()[:2])
+    handle = model.lm_head.register_forward_hook(lambda module, args, output: output * torch.nan)
+    assert judge(PruningPlan.dense(toy_dims(model))).kl == float("inf")
+    handle.remove()
+
+
+@pytest.mark.parametrize("places", [{"": "disk"}, "part"])
+def test_a_model_whose_weights_are_offloaded(places, tmp_path, recwarn):
+    model = toy_llava(2)
+    model.save_pretrained(tmp_path / "model")
+    if places == "part":
+        language_model = [f"language_model.{name}" for name in ("embed_tokens", "norm", "rotary_emb", "layers.0")]
+        here = [f"model.{name}" for name in ("vision_tower", "multi_modal_projector", *language_model)]
+        away = [*(f"model.language_model.layers.{number}" for number in (1, 2, 3)), "lm_head"]
+        places = dict.fromkeys(here, "cpu") | dict.fromkeys(away, "disk")
+    options = {"device_map": places, "offload_folder": tmp_path / "away"}
+    offloaded = LlavaForConditionalGeneration.from_pretrained(tmp_path / "model", **options)
+    assert any(weight.is_meta for weight in offloaded.parameters())
+    plan = random_plan(toy_dims(model), depth=3, radius=1)
+    here, away = judge_of(model, one_by_one()), judge_of(offloaded, one_by_one())
+    assert away(plan) == pytest.approx(here(plan), rel=1e-4) and away.tokens == here.tokens
+    assert not [warning for warning in recwarn if "cannot be sliced" in str(warning.message)]
 
 
 def test_right_padding_and_pruned_models_are_refused():

@@ -118,6 +118,17 @@ def test_no_tensor_grows_with_tokens_squared(monkeypatch):
     assert largest[40] <= 4.2 * largest[20], "four times the tokens, more than four times the memory"
 
 
+def test_a_whole_calibration_of_4096_visual_tokens_holds_nothing_of_their_square():
+    side = 64
+    model = toy_llava(2, layers=2, vision_layers=1, side=side)
+    ids = torch.tensor([[5, 6, *[IMAGE_TOKEN] * side * side, 7, 8, 9]])
+    pixels = torch.randn(1, 3, 4 * side, 4 * side, generator=torch.Generator().manual_seed(0))
+    with Largest() as seen:
+        scores = calibrate(model, [{"input_ids": ids, "pixel_values": pixels}])
+    assert scores.neighbor_mass.shape == (2, side) and scores.n_samples == 1
+    assert side**2 < seen.numbers < side**4 / 16
+
+
 def test_merging_takes_the_larger_grid_and_far_keys_count_as_the_last():
     generator = torch.Generator().manual_seed(0)
     masses = torch.rand(2, 3, DISTANCES, generator=generator)

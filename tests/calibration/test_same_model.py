@@ -36,5 +36,5 @@ def test_other_weights(scores, layer):
 
 
 def test_another_model_of_the_same_dimensions(scores):
-    with pytest.raises(UserError, match="in layer 0 are not those of this model: calibrate this model"):
+    with pytest.raises(UserError, match="in layer 0 are not those of this model: delete that file, and this"):
         check_same_model(scores, toy_llava(2, seed=1), "a.safetensors")

@@ -150,6 +150,25 @@ def test_curves_say_what_the_plans_setting_costs():
     assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["1", "2", "off"]
 
 
+@pytest.mark.parametrize(("planned", "places"), [(True, [1]), (False, [])])
+def test_no_plan_is_not_a_plan_without_a_radius(planned, places):
+    points = [{"value": value, "kl": 0.1, "agreement": 0.5} for value in (1, None)]
+    assert vertical_lines(radius_curve(points, None, planned).axes[0]) == places
+
+
+@pytest.mark.parametrize("lowest", [1.0, 0.995, 0.97, 0.6, 0.0])
+def test_no_more_than_all_tokens_agree(lowest):
+    points = [{"value": value, "kl": 0.1, "agreement": agreement} for value, agreement in ((1, lowest), (2, 1.0))]
+    for figure in (depth_curve(points), ratio_curves({"score": points}, "heads")):
+        figure.canvas.draw()
+        low, high = figure.axes[1].get_ylim()
+        shown = [tick for tick in figure.axes[1].get_yticks() if low <= tick <= high]
+        assert max(shown) == pytest.approx(1.0) and len(shown) > 2
+        assert low <= lowest <= 1.0 < high
+    figure = cross_modal_by_layer(torch.tensor([0.99, lowest]))
+    assert max(figure.axes[0].get_yticks()) <= 1.0 + 1e-9
+
+
 def test_the_score_is_compared_with_the_mean_of_random_choices():
     def at(ratio: float, kl: float) -> dict:
         return {"value": ratio, "kl": kl, "agreement": 1.0}

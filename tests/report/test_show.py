@@ -2,12 +2,17 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from toy_scores import random_scores
 
+from yopo_train.calibration import PlanConfig
+from yopo_train.calibration import make_plan as make_uniform_plan
 from yopo_train.cli import main
 from yopo_train.cost import dense_visual_flops, visual_flops
+from yopo_train.head_masks import read_head_mask
 from yopo_train.plan import ModelDims, PruningPlan
 from yopo_train.report.facts import layer_note, layer_table, plan_facts
 from yopo_train.report.show import show_plan
@@ -132,6 +137,34 @@ def test_the_command_takes_a_file_or_a_run(place, tmp_path, capsys):
     assert main(["plan", "show", str(tmp_path / place)]) == 0
     text = capsys.readouterr().out
     assert make_plan().id in text and "○○●○" in text and "text only" in text
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pth", ".pt"])
+def test_its_heads_go_to_the_authors_scripts_and_come_back(suffix, tmp_path, capsys):
+    plan, mask = make_plan(), tmp_path / f"heads{suffix}"
+    plan.save(tmp_path / "plan.safetensors")
+    assert main(["plan", "show", str(tmp_path), "--heads", str(mask)]) == 0
+    assert plan.id in capsys.readouterr().out
+    assert torch.equal(read_head_mask(mask, DIMS), plan.heads)
+    loaded = np.load(mask) if suffix == ".npy" else torch.load(mask, weights_only=True).numpy()
+    assert loaded.dtype == np.float32 and loaded.tolist() == plan.heads.float().tolist()
+    uniform = make_uniform_plan(DIMS, PlanConfig(budget=0.5, choice="prefix", depth=3), GRIDS)
+    config = PlanConfig(budget=0.5, depth=3, head_mask=str(mask))
+    again = make_uniform_plan(random_scores(DIMS), config, GRIDS)
+    assert torch.equal(again.heads, plan.heads) and not torch.equal(uniform.heads, plan.heads)
+
+
+def test_a_head_mask_that_is_there_is_never_overwritten(tmp_path, capsys):
+    make_plan().save(tmp_path / "plan.safetensors")
+    for name, culprit in (("heads.npy", "there is such a file already"), ("heads.csv", "a head mask is a file of")):
+        (tmp_path / name).write_bytes(b"mine")
+        assert main(["plan", "show", str(tmp_path), "--heads", str(tmp_path / name)]) == 2
+        printed = capsys.readouterr()
+        assert culprit in printed.err and len(printed.err.splitlines()) == 1 and not printed.out
+        assert (tmp_path / name).read_bytes() == b"mine"
+    assert main(["plan", "show", str(tmp_path), "--heads", str(tmp_path / "heads.csv" / "a.npy")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} == {"plan.safetensors", "heads.npy", "heads.csv"}
 
 
 def test_bad_files_are_one_line(run, tmp_path, capsys):

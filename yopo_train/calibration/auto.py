@@ -12,16 +12,17 @@ Every candidate is judged by `OutputJudge`; the scores only say in which order h
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from yopo_train.calibration.drafts import Draft, Drafting
-from yopo_train.calibration.judge import Judgement, OutputJudge
+from yopo_train.calibration.judge import OutputJudge
 from yopo_train.calibration.plan_config import PlanConfig
-from yopo_train.calibration.planner import DEFAULT_RADIUS, check_depth, provenance, ranks, too_small
+from yopo_train.calibration.planner import DEFAULT_RADIUS, check_dims, provenance, ranks, too_small
 from yopo_train.calibration.scores import Scores
+from yopo_train.calibration.trials import Trial, Trials
 from yopo_train.cost import Grid, Prompt
 from yopo_train.plan import PruningPlan
 
@@ -32,16 +33,6 @@ BEAM = 2  # depths that step 3 follows
 ABLATION_SAMPLES = 32  # prompts that show whether a head is missed; finished plans are judged on all
 FIRST_CUT, CUT = 0.4, 0.25  # share of the heads dropped in a round
 HOPELESS = 2.0  # a line of step 3 ends where its KL is so many times the best
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """One judged plan of the search: where it came from, what it is, what it costs and what it changes."""
-
-    stage: str
-    draft: Draft
-    cost: float
-    judgement: Judgement
 
 
 class PlanSearch:
@@ -75,13 +66,12 @@ class PlanSearch:
         on_evaluation: Callable[[int], None] = lambda done: None,
     ) -> None:
         config.check()
-        check_depth(config, scores.dims)
-        self.judge, self.scores, self.config, self.on_evaluation = judge, scores, config, on_evaluation
+        check_dims(config, scores.dims)
+        self.scores, self.config = scores, config
         self.dims, self.budget = scores.dims, config.share
         self.head_rank, channel_rank = ranks(scores.dims, scores, config)
         self.drafting = Drafting(scores.dims, prompt, config.measure, channel_rank)
-        self.trials: list[Trial] = []
-        self.evaluations = 0
+        self.trials = Trials(judge, self.drafting, config, on_evaluation)
         self.seconds = 0.0
         self._weights = torch.ones(self.dims.layers)
 
@@ -96,45 +86,11 @@ class PlanSearch:
         if "neighbor" in self.config.mechanisms and self.config.radius is None:
             self._vary_radius()
         self.seconds = time.perf_counter() - started
-        return self._finished(self.best)
-
-    @property
-    def best(self) -> Trial:
-        """The plan under the budget with the least KL; of equal ones the cheapest."""
-        fitting = [trial for trial in self.trials if trial.cost <= self.budget]
-        return min(fitting, key=lambda trial: (trial.judgement.kl, trial.cost))
+        return self._finished(self.trials.best)
 
     def trace(self) -> dict:
         """What was tried, for ``search.json``."""
-        entries = []
-        for step, trial in enumerate(self.trials):
-            plan = self.drafting.finish(trial.draft)
-            depth = plan.depth
-            entries.append(
-                {
-                    "step": step,
-                    "stage": trial.stage,
-                    "plan": plan.id,
-                    "depth": depth,
-                    "radius": plan.radius,
-                    "heads": float(plan.heads[:depth].float().mean()),
-                    "channels": float(plan.channels[:depth].float().mean()),
-                    "share": plan.cost["visual_share"],
-                    "cost": trial.cost,
-                    "kl": trial.judgement.kl,
-                    "agreement": trial.judgement.agreement,
-                }
-            )
-        return {
-            "measure": self.config.measure,
-            "budget": self.budget,
-            "samples": self.judge.samples,
-            "answer_tokens": self.judge.tokens,
-            "evaluations": self.evaluations,
-            "seconds": self.seconds,
-            "chosen": self.drafting.plan(self.best.draft).id,
-            "trace": entries,
-        }
+        return {**self.trials.as_dict(), "seconds": self.seconds}
 
     # -- steps ----------------------------------------------------------------------------------------------------
     def _depths(self) -> list[int]:
@@ -167,30 +123,31 @@ class PlanSearch:
 
     def _grid(self, depths: list[int]) -> list[Draft]:
         """The best draft of each depth, the most promising first."""
-        alone = {depth: self._depth_alone(depth) for depth in spread(depths, GRID_DEPTHS)}
+        few = max(1, min(GRID_DEPTHS, self.config.evaluations // 2))
+        alone = {depth: self._depth_alone(depth) for depth in spread(depths, few)}
         found: dict[int, Trial] = {}
         for depth in sorted(alone, key=alone.get):
             for ratio in HEAD_RATIOS if "heads" in self.config.mechanisms else (1.0,):
                 hopeless = found and alone[depth] > min(trial.judgement.kl for trial in found.values())
-                if hopeless and (len(found) >= BEAM or self._spent):
+                if (hopeless and len(found) >= BEAM) or (found and self.trials.spent):
                     continue
                 keep = max(1, round(ratio * self.dims.heads))
                 draft = self._filled(Draft(depth, self._radius, self.head_rank < keep, self._channels(0)))
                 if draft is None:
                     continue
-                trial = self._try("grid", draft)
+                trial = self.trials.add("grid", draft)
                 if depth not in found or trial.judgement.kl < found[depth].judgement.kl:
                     found[depth] = trial
         if not found:  # one head of each layer is too much already
-            self._try("grid", self._filled(self._smallest(depths[-1])))
-            return [self.best.draft]
+            self.trials.add("grid", self._filled(self._smallest(depths[-1])))
+            return [self.trials.best.draft]
         return [trial.draft for trial in sorted(found.values(), key=lambda trial: trial.judgement.kl)]
 
     def _depth_alone(self, depth: int) -> float:
         """KL of a plan that prunes nothing but the depth."""
         everything = torch.ones(self.dims.layers, self.dims.heads, dtype=torch.bool)
         draft = Draft(depth, None, everything, self._channels(self.dims.intermediate))
-        return self._try("depth", draft).judgement.kl
+        return self.trials.add("depth", draft).judgement.kl
 
     def _eliminate(self, promising: list[Draft]) -> None:
         """Drop heads by what their absence changes, in the best depths."""
@@ -204,11 +161,10 @@ class PlanSearch:
             for draft, cut in lines:
                 after = self._without_least_missed(draft, cut)
                 if after is not None:
-                    tried.append(self._try("heads", after))
+                    tried.append(self.trials.add("heads", after))
             tried.sort(key=lambda trial: trial.judgement.kl)
-            lines = [
-                (trial.draft, CUT) for trial in tried[:1] if trial.judgement.kl <= HOPELESS * self.best.judgement.kl
-            ]
+            worst = HOPELESS * self.trials.best.judgement.kl
+            lines = [(trial.draft, CUT) for trial in tried[:1] if trial.judgement.kl <= worst]
 
     def _without_least_missed(self, draft: Draft, cut: float) -> Draft | None:
         """A draft with fewer heads that meets the budget; None where there is none, or no time to find it."""
@@ -227,10 +183,10 @@ class PlanSearch:
 
     def _missed(self, draft: Draft) -> Tensor | None:
         """KL without each active head, ``(layers, heads)``; heads of a layer go together where time is short."""
-        active = int(draft.heads.sum())
-        left = self.config.evaluations - self.evaluations
+        counts = draft.heads[: draft.depth].sum(dim=1).tolist()
+        active, left = sum(counts), self.trials.left
         group = -(-active // max(1, left // 2))
-        if active < 2 or left < 2 or group > self.dims.heads:
+        if active < 2 or group > self.dims.heads or sum(-(-count // group) for count in counts) >= left:
             return None
         missed = torch.full(draft.heads.shape, torch.inf)
         for layer in range(draft.depth):
@@ -239,35 +195,31 @@ class PlanSearch:
             for some in here.split(group) if len(here) else ():
                 heads = draft.heads.clone()
                 heads[layer, some] = False
-                judged = self._judge(replace(draft, heads=heads), ABLATION_SAMPLES)
+                judged = self.trials.judged(replace(draft, heads=heads), ABLATION_SAMPLES)
                 missed[layer, some] = judged.kl / len(some)
         return missed
 
     def _shift_channels(self) -> None:
         """Give single layers half or twice the channels of the others, while that helps."""
-        for layer in range(self.best.draft.depth - 1):  # the last visual layer has no use for any
+        for layer in range(self.trials.best.draft.depth - 1):  # the last visual layer has no use for any
             for factor in (0.5, 2.0):
-                if self._spent:
+                if self.trials.spent:
                     return
                 weights = self._weights.clone()
                 weights[layer] *= factor
-                draft = self.drafting.filled(self.best.draft, self.budget, weights)
-                before = self.best
-                if draft is not None and self._try("channels", draft).judgement.kl < before.judgement.kl:
+                draft = self.drafting.filled(self.trials.best.draft, self.budget, weights)
+                before = self.trials.best
+                if draft is not None and self.trials.add("channels", draft).judgement.kl < before.judgement.kl:
                     self._weights = weights
 
     def _vary_radius(self) -> None:
         """Other radii for the best plan."""
         for radius in RADII:
-            draft = self._filled(replace(self.best.draft, radius=radius))
-            if draft is not None and not self._spent:
-                self._try("radius", draft)
+            draft = self._filled(replace(self.trials.best.draft, radius=radius))
+            if draft is not None and not self.trials.spent:
+                self.trials.add("radius", draft)
 
     # -- one plan -------------------------------------------------------------------------------------------------
-    @property
-    def _spent(self) -> bool:
-        return self.evaluations >= self.config.evaluations
-
     def _channels(self, count: int) -> Tensor:
         return torch.full((self.dims.layers,), count)
 
@@ -278,30 +230,19 @@ class PlanSearch:
         draft = replace(draft, channels=self._channels(self.dims.intermediate))
         return draft if self.drafting.cost(draft) <= self.budget else None
 
-    def _try(self, stage: str, draft: Draft) -> Trial:
-        trial = Trial(stage, draft, self.drafting.cost(draft), self._judge(draft))
-        self.trials.append(trial)
-        return trial
-
-    def _judge(self, draft: Draft, samples: int | None = None) -> Judgement:
-        judged = self.judge(self.drafting.plan(draft), samples)
-        self.evaluations += 1
-        self.on_evaluation(self.evaluations)
-        return judged
-
     def _finished(self, trial: Trial) -> PruningPlan:
         plan, scores = self.drafting.finish(trial.draft), self.scores
         plan.base_model, plan.revision = scores.base_model, scores.revision
         plan.made_by = provenance(self.config, scores) | {
             "kl": trial.judgement.kl,
             "agreement": trial.judgement.agreement,
-            "evaluations": self.evaluations,
+            "evaluations": self.trials.evaluations,
         }
         return plan
 
 
 def spread(values: Sequence[int], most: int) -> list[int]:
     """At most so many of the values, the first and the last among them."""
-    if len(values) <= most:
-        return list(values)
+    if len(values) <= most or most == 1:
+        return list(values[:most])
     return [values[round(place * (len(values) - 1) / (most - 1))] for place in range(most)]

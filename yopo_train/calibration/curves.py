@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
 from yopo_train.calibration.auto import spread
 from yopo_train.calibration.drafts import Draft, Drafting
@@ -17,7 +18,8 @@ DEPTHS = 16  # values of the depth, at most
 RADII = (0, 1, 2, 3, 5, 8, None)
 HEAD_RATIOS = (1.0, 0.75, 0.5, 0.25, 0.125)
 CHANNEL_RATIOS = (1.0, 0.5, 0.25, 0.125, 0.0625)
-CHOICES = tuple(choice for choice in get_args(Choice) if choice != "vote")
+SEEDS = {choice: 3 if choice == "random" else 1 for choice in get_args(Choice) if choice != "vote"}
+"""How often each choice is drawn: a single random one may be lucky."""
 
 
 def curves(
@@ -38,7 +40,7 @@ def curves(
     prompt
         A typical prompt, or the grids of its images.
     seed
-        Of the random choice.
+        Of the first random choice; the others follow.
     on_evaluation
         Called after each judged plan with the number of plans so far.
 
@@ -46,8 +48,8 @@ def curves(
     -------
     dict
         JSON-able: ``depth`` and ``radius`` are lists of points ``{value, kl, agreement, share}``; ``heads`` and
-        ``channels`` have such a list for each choice, the value a ratio. ``share`` is of the visual FLOPs, ``kl`` in
-        nats an answer token.
+        ``channels`` have such a list for each choice, the value a ratio; random is there with several seeds. ``share``
+        is of the visual FLOPs, ``kl`` in nats an answer token.
     """
     drawing = _Drawing(judge, scores, prompt, seed, on_evaluation)
     return {
@@ -55,14 +57,14 @@ def curves(
         "answer_tokens": judge.tokens,
         "depth": [drawing.point(depth, depth=depth) for depth in spread(range(scores.dims.layers, 0, -1), DEPTHS)],
         "radius": [drawing.point(radius, radius=radius) for radius in RADII],
-        "heads": {choice: list(drawing.heads(choice)) for choice in CHOICES},
-        "channels": {choice: list(drawing.channels(choice)) for choice in CHOICES},
+        "heads": {choice: list(drawing.heads(choice)) for choice in SEEDS},
+        "channels": {choice: list(drawing.channels(choice)) for choice in SEEDS},
     }
 
 
 def number_of_points(layers: int) -> int:
     """How many plans `curves` judges for a model of so many layers."""
-    return min(layers, DEPTHS) + len(RADII) + len(CHOICES) * (len(HEAD_RATIOS) + len(CHANNEL_RATIOS))
+    return min(layers, DEPTHS) + len(RADII) + sum(SEEDS.values()) * (len(HEAD_RATIOS) + len(CHANNEL_RATIOS))
 
 
 class _Drawing:
@@ -75,31 +77,37 @@ class _Drawing:
         on_evaluation: Callable[[int], None],
     ) -> None:
         self.judge, self.dims, self.on_evaluation = judge, scores.dims, on_evaluation
-        configs = {choice: PlanConfig(budget=1.0, choice=choice, seed=seed) for choice in CHOICES}
-        self.ranks = {choice: ranks(scores.dims, scores, config) for choice, config in configs.items()}
+        self.ranks = {
+            choice: [
+                ranks(self.dims, scores, PlanConfig(budget=1.0, choice=choice, seed=seed + n)) for n in range(times)
+            ]
+            for choice, times in SEEDS.items()
+        }
         self.prompt, self.done = prompt, 0
 
     def heads(self, choice: str) -> Iterator[dict[str, Any]]:
-        for ratio in HEAD_RATIOS:
-            keep = max(1, round(ratio * self.dims.heads))
-            yield self.point(keep / self.dims.heads, choice, heads=keep)
+        for ranked in self.ranks[choice]:
+            for ratio in HEAD_RATIOS:
+                keep = max(1, round(ratio * self.dims.heads))
+                yield self.point(keep / self.dims.heads, ranked, heads=keep)
 
     def channels(self, choice: str) -> Iterator[dict[str, Any]]:
-        for ratio in CHANNEL_RATIOS:
-            keep = max(1, round(ratio * self.dims.intermediate))
-            yield self.point(keep / self.dims.intermediate, choice, channels=keep)
+        for ranked in self.ranks[choice]:
+            for ratio in CHANNEL_RATIOS:
+                keep = max(1, round(ratio * self.dims.intermediate))
+                yield self.point(keep / self.dims.intermediate, ranked, channels=keep)
 
     def point(
         self,
         value: float | None,
-        choice: str = "score",
+        ranked: tuple[Tensor, Tensor] | None = None,
         depth: int | None = None,
         radius: int | None = None,
         heads: int | None = None,
         channels: int | None = None,
     ) -> dict[str, Any]:
         """The plan of one value; None leaves what it is about as in the base model."""
-        dims, (head_rank, channel_rank) = self.dims, self.ranks[choice]
+        dims, (head_rank, channel_rank) = self.dims, ranked or self.ranks["score"][0]
         draft = Draft(
             depth=dims.layers if depth is None else depth,
             radius=radius,

@@ -5,6 +5,8 @@ on those answer tokens: one forward pass of the pruned model, its next-token dis
 vision tower does not depend on the plan and runs once.
 """
 
+import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
@@ -16,8 +18,10 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, SumMetric
 
+from yopo_train.data.sampler import rank_and_world
 from yopo_train.errors import UserError
 from yopo_train.models import family_of, model_inputs, unwrap
+from yopo_train.models.offload import entry_device, to_entry_device
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import active_plan, prune, unprune
 
@@ -61,9 +65,10 @@ class OutputLoss(Metric):
 
     def compute(self) -> Judgement:
         """Means over the tokens."""
-        tokens = max(float(self.tokens), 1.0)
-        # rounding may leave a plan that prunes nothing a hair below zero
-        return Judgement(max(float(self.kl) / tokens, 0.0), float(self.agreed) / tokens)
+        tokens, total = max(float(self.tokens), 1.0), float(self.kl)
+        # a plan that overflows is the worst; rounding may leave one that prunes nothing a hair below zero
+        kl = max(total / tokens, 0.0) if math.isfinite(total) else math.inf
+        return Judgement(kl, float(self.agreed) / tokens)
 
 
 @dataclass
@@ -87,7 +92,8 @@ class OutputJudge:
     Parameters
     ----------
     model
-        The stock multimodal model, unpruned, in evaluation mode; it is so again after each judgement.
+        The stock multimodal model, unpruned, in evaluation mode; it is so again after each judgement. Where weights are
+        offloaded, each plan loads all of them once.
     answer_tokens
         Longest answer.
 
@@ -105,7 +111,7 @@ class OutputJudge:
         self.model, self.answer_tokens = unwrap(model), answer_tokens
         self.core = family_of(self.model).core(self.model)
         self.answered: list[Answered] = []
-        device = next(self.model.parameters()).device
+        device = entry_device(self.model)
         self._samples, self._tokens = SumMetric().to(device), SumMetric().to(device)
 
     @property
@@ -127,7 +133,7 @@ class OutputJudge:
         UserError
             The batch is padded at the right: the model would continue the padding.
         """
-        inputs = model_inputs(batch)
+        inputs = to_entry_device(self.model, model_inputs(batch))
         if not inputs["attention_mask"][:, -1].all():
             raise UserError("the prompts to judge plans on are right padded, expected left padding")
         features: dict[str, Any] = {}
@@ -150,28 +156,39 @@ class OutputJudge:
         Parameters
         ----------
         samples
-            Be content with the first batches that hold so many prompts on a rank; None takes all.
+            Judge by the first so many prompts only, counted over all ranks, which take turns; None takes all.
         """
-        loss = OutputLoss().to(next(self.model.parameters()).device)
+        loss = OutputLoss().to(entry_device(self.model))
         features: dict[str, Any] = {}
         with self._features(features):  # under the plan, so that the engine meets them as it meets the tower's
-            prune(self.model, plan)
+            self._prune(plan)
             try:
-                for batch in self._first(samples):
+                for batch, counted in self._first(samples):
                     features.clear()
                     features |= batch.features
-                    loss.update(batch.base, self._logits(batch.inputs, batch.is_answer))
+                    loss.update(batch.base[: int(counted.sum())], self._logits(batch.inputs, counted))
             finally:
                 unprune(self.model)
         return loss.compute()
 
-    def _first(self, samples: int | None) -> Iterator[Answered]:
-        seen = 0
+    def _prune(self, plan: PruningPlan) -> None:
+        """Without the warning that offloaded weights are not sliced: what counts here is the result."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*linear layers cannot be sliced")
+            prune(self.model, plan)
+
+    def _first(self, samples: int | None) -> Iterator[tuple[Answered, Tensor]]:
+        """Batches, and which of their answer tokens count: the same ones in batches of any size on any ranks."""
+        rank, world = rank_and_world()
+        mine = sum(len(batch.is_answer) for batch in self.answered)
+        left = mine if samples is None else -(-(samples - rank) // world)
         for batch in self.answered:
-            if samples is not None and seen >= samples:
+            if left <= 0:
                 return
-            yield batch
-            seen += len(batch.is_answer)
+            counted = batch.is_answer.clone()
+            counted[left:] = False
+            yield batch, counted
+            left -= len(counted)
 
     def _answers(self, inputs: dict[str, Any]) -> Tensor:
         """Greedy answers ``(batch, new tokens)``."""

@@ -81,7 +81,7 @@ class PlanConfig:
     head_mask
         File of the heads that stay, in place of a choice: a .npy or .pth as the authors' scripts write it.
     evaluations
-        Most plans that auto tries.
+        Most plans that auto tries; two at least.
     seed
         Of the random choice.
     """

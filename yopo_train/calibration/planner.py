@@ -45,7 +45,7 @@ def make_plan(scores: Scores | ModelDims, config: PlanConfig, prompt: Prompt | l
     dims, scores = (scores, None) if isinstance(scores, ModelDims) else (scores.dims, scores)
     if scores is None and config.choice not in ("random", "prefix"):
         raise wrong("choice", config.choice, "random or prefix where nothing was measured")
-    check_depth(config, dims)
+    check_dims(config, dims)
     planner = _Uniform(dims, scores, config, prompt)
     depth = planner.depth()
     smallest = planner.cost(depth, 0.0, 0.0)
@@ -54,8 +54,10 @@ def make_plan(scores: Scores | ModelDims, config: PlanConfig, prompt: Prompt | l
     return planner.plan(depth, *planner.ratios(depth))
 
 
-def check_depth(config: PlanConfig, dims: ModelDims) -> None:
-    """Refuse a depth beyond the model's layers."""
+def check_dims(config: PlanConfig, dims: ModelDims) -> None:
+    """Refuse a depth beyond the model's layers, and a head mask of another model."""
+    if config.head_mask is not None:
+        read_head_mask(config.head_mask, dims)
     if config.depth is not None and config.depth > dims.layers:
         raise wrong("depth", config.depth, f"at most the model's number of layers ({dims.layers})")
 

@@ -32,7 +32,7 @@ def check_same_model(scores: Scores, model: nn.Module, source: str) -> None:
     family = family_of(model)
     dims, layers = family.dims(model.config), family.text_model(model).layers
     if scores.dims != dims:
-        raise UserError(f"{source}: scores of a model with {scores.dims}, expected {dims}")
+        raise UserError(f"{source}: scores of a model with {scores.dims}, expected {dims}: delete that file")
     for number in (0, dims.layers - 1):
         with resident(layers[number]):
             found = WeightNorms.of_layer(layers[number], dims).heads.cpu()
@@ -41,5 +41,5 @@ def check_same_model(scores: Scores, model: nn.Module, source: str) -> None:
             name = scores.base_model or "another model"
             raise UserError(
                 f"{source}: measured on {name}, whose weights in layer {number} are not those of "
-                f"{model.config.name_or_path or 'this model'}: calibrate this model"
+                f"{model.config.name_or_path or 'this model'}: delete that file, and this model is calibrated anew"
             )

@@ -98,11 +98,12 @@ def too_few(scores: Scores) -> str | None:
     agreement = half_agreement(scores)
     if agreement >= FEW:
         return None
-    return (
-        f"the calibration set is small: its halves ({scores.n_samples // 2} samples each) agree on only "
-        f"{100 * agreement:.0f} % of the better half of the heads; raise data.calibration_samples "
-        "(`yopo-train curves` shows how many are enough)"
-    )
+    found = "one sample has no halves to compare"
+    if scores.n_samples > 1:
+        found = f"its halves ({scores.n_samples // 2} samples each) agree on only "
+        found += f"{100 * agreement:.0f} % of the better half of the heads"
+    advice = "raise data.calibration_samples (`yopo-train curves` shows how many are enough)"
+    return f"the calibration set is small: {found}; {advice}"
 
 
 def jaccard(first: Tensor, second: Tensor) -> float:

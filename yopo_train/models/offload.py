@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -39,9 +40,19 @@ def resident(module: nn.Module) -> Iterator[None]:
             hook.post_forward(part, None)
 
 
+def entry_device(model: nn.Module) -> torch.device:
+    """The device on which a model begins, wherever its weights lie."""
+    for part in model.modules():
+        hook = getattr(part, "_hf_hook", None)
+        for each in getattr(hook, "hooks", (hook,)):
+            if getattr(each, "execution_device", None) is not None:
+                return torch.device(each.execution_device)
+    return next(model.parameters()).device
+
+
 def to_entry_device(model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
     """Inputs on the device on which a dispatched model begins; those of any other model are where they belong."""
-    return moved(inputs, model._hf_hook.execution_device) if is_dispatched(model) else inputs
+    return moved(inputs, entry_device(model)) if is_dispatched(model) else inputs
 
 
 def moved(values: Any, device: Any) -> Any:

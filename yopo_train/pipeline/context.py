@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from yopo_train.calibration.planner import check_dims
 from yopo_train.data.module import VQADataModule
 from yopo_train.errors import UserError
+from yopo_train.models import family_of
 from yopo_train.pipeline.trainers import TrainerFactory
 from yopo_train.plan import PruningPlan
 from yopo_train.recovery import YopoModule, load_adapter, lora_targets
@@ -63,16 +65,28 @@ class Context:
         """
         if self.module.model is not None:
             return
-        self.trainers.check()
+        processes = self.trainers.check()
+        self._check_placement(processes)
         self.module.load()
         self.data.processor = self.module.processor
         for split in self.splits:
             self.data.rows(split)
         if self.module.plan_file is not None:
             self.module.given_plan()
+        if self.module.pruning is not None:
+            model = self.module.model
+            check_dims(self.module.pruning, family_of(model).dims(model.config))
         if self.trains and self.module.tuning == "lora":
             lora_targets(self.module.model, self.module.lora_options)
         on_first_rank(lambda: self.run.claim(self.config, self.command))
+
+    def _check_placement(self, processes: int) -> None:
+        """Refuse what a model that is spread over devices cannot do, before it is loaded."""
+        if not self.module.is_placed or (processes == 1 and not self.trains):
+            return
+        needed = "to train (trainer.max_steps: 0 ends before)" if self.trains else f"in {processes} processes"
+        found = self.module.placement["device_map"]
+        raise UserError(f"model.device_map is {found}, expected null {needed}: its weights cannot be shared or changed")
 
     def to_pruned(self) -> None:
         """The base model under the run's plan, or the base model where nothing is pruned.
@@ -97,6 +111,9 @@ class Context:
         if self.tuned:
             return
         if self.run.adapter.is_dir():
+            if self.module.is_placed:
+                found = self.module.placement["device_map"]
+                raise UserError(f"model.device_map is {found}, expected null to load an adapter ({self.run.adapter})")
             self.to_pruned()
             self.module.model = load_adapter(self.module.model, self.run.adapter)
         elif self.run.model.is_dir():

@@ -17,6 +17,7 @@ from yopo_train.cost import Prompt
 from yopo_train.data.collate import EvalCollator
 from yopo_train.errors import UserError
 from yopo_train.models import model_inputs
+from yopo_train.models.offload import entry_device
 from yopo_train.models.prompt import prompt_of
 from yopo_train.pipeline.context import Context, is_first_rank, on_first_rank, say, several_processes
 from yopo_train.pipeline.prompt import costs, typical_batch
@@ -61,6 +62,8 @@ def planning(context: Context) -> str:
     stale = ["test.pruned", "validate.pruned", "bench", *TUNED_SCORES]
     context.forget(*stale if is_trained(run) else [*stale, "train"])
     on_first_rank(lambda: made.save(run.plan))
+    if not made.heads.any():
+        say("      warning: no head sees the image under this plan, so that no answer depends on it")
     share = cost["pruned"]["visual_flops"] / cost["base"]["visual_flops"]
     return f"{made.describe()}, visual FLOPs {100 * share:.1f} %"
 
@@ -122,7 +125,7 @@ def study(context: Context) -> str:
 def blocks(context: Context) -> Iterator[dict[str, Any]]:
     """The calibration prompts in blocks of `BLOCK` samples, on the model's device."""
     rows, collate = context.data.rows("calibration"), EvalCollator(context.module.processor)
-    device = next(context.module.model.parameters()).device
+    device = entry_device(context.module.model)
     for start in range(0, len(rows) - BLOCK + 1, BLOCK):
         inputs = model_inputs(collate([rows[index] for index in range(start, start + BLOCK)]))
         yield {name: value.to(device) for name, value in inputs.items()}

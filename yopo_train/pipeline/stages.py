@@ -68,7 +68,8 @@ def fit_stages(context: Context) -> list[Stage]:
         stages.append(score_stage("base", "the base model answers the test questions"))
     if module.prunes:
         stages.append(score_stage("pruned", "the pruned model answers them, without any training"))
-    if module.prunes and module.backend == "compact":  # the reference backend computes what it masks
+    # the reference backend computes what it masks, and a model that is offloaded mostly waits for its weights
+    if module.prunes and module.backend == "compact" and not module.is_placed:
         stages.append(Stage("bench", "prefill time of base and pruned", _recorded("bench"), bench))
     if context.trains:
         stages.append(Stage("train", f"{module.tuning} finetuning", is_trained, train))
@@ -93,9 +94,7 @@ def study_stages(context: Context) -> list[Stage]:
     calibrate, _ = plan_stages(context)
     return [
         calibrate,
-        Stage(
-            "curves", "what does each kind of pruning change?", lambda run: run.curves.is_file(), study
-        ),
+        Stage("curves", "what does each kind of pruning change?", lambda run: run.curves.is_file(), study),
     ]
 
 

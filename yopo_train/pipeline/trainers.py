@@ -42,8 +42,13 @@ class TrainerFactory:
         """``max_steps`` and ``max_epochs`` as configured."""
         return self.settings.get("max_steps"), self.settings.get("max_epochs")
 
-    def check(self) -> None:
+    def check(self) -> int:
         """Make a trainer and throw it away.
+
+        Returns
+        -------
+        int
+            How many processes it would use.
 
         Raises
         ------
@@ -54,11 +59,13 @@ class TrainerFactory:
         for name in ("limit_test_batches", "limit_predict_batches"):
             if self.settings.get(name) == 0:
                 raise UserError(f"trainer.{name} is 0, expected at least one batch, or null for all of them")
-        launcher = self.for_calibration("check").strategy.launcher
+        trainer = self.for_calibration("check")
+        launcher = trainer.strategy.launcher
         if isinstance(launcher, _MultiProcessingLauncher):
             raise UserError(
                 f"trainer.strategy is {self.settings['strategy']}, expected one that starts scripts, like ddp"
             )
+        return trainer.world_size
 
     def for_reading(self, name: str, *callbacks: Callback) -> Trainer:
         """A trainer that validates, tests or predicts.

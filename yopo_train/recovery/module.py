@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from yopo_train.calibration import PlanConfig
 from yopo_train.errors import UserError
 from yopo_train.models import family_of, load_base
+from yopo_train.models.offload import is_dispatched
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import active_plan, prune
 from yopo_train.recovery.adapter import attach_lora
@@ -50,11 +51,18 @@ class YopoModule(LightningModule):
         Longest answer when questions are answered.
     save_dtype
         Type that the weights of a full finetune are stored in; null is the type they were trained in.
+    device_map
+        For a base larger than the device, which can then be calibrated, planned for, pruned and scored, but not trained
+        or given an adapter: auto, or which part goes where (a device, cpu or disk). Needs a single process.
+    max_memory
+        What auto may use of each device, like {0: 20GiB, cpu: 60GiB}; the rest stays on disk.
+    offload_folder
+        Where weights go that cannot be read from the checkpoint's own files as they are needed.
 
     Raises
     ------
     UserError
-        Both a plan and a pruning section, or wrong values in it.
+        Both a plan and a pruning section, wrong values in it, or a place for offloaded weights without a device map.
     """
 
     strict_loading = False  # checkpoints hold trainable weights only; `on_load_checkpoint` compares the names
@@ -73,6 +81,9 @@ class YopoModule(LightningModule):
         backend: Literal["compact", "reference"] = "compact",
         max_new_tokens: int = 16,
         save_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        device_map: str | dict[str, int | str] | None = None,
+        max_memory: dict[int | str, int | str] | None = None,
+        offload_folder: str | None = None,
     ) -> None:
         super().__init__()
         if plan is not None and pruning is not None:
@@ -81,6 +92,10 @@ class YopoModule(LightningModule):
             pruning.check()
         if max_new_tokens < 1:
             raise UserError(f"model.max_new_tokens is {max_new_tokens}, expected a number >= 1")
+        self.placement = {"device_map": device_map, "max_memory": max_memory, "offload_folder": offload_folder}
+        for name, value in self.placement.items():
+            if value is not None and device_map is None:
+                raise UserError(f"model.{name} is {value}, expected null where model.device_map is null")
         self.base, self.revision, self.base_dtype = base, revision, dtype
         self.tuning, self.lora_options, self.optimizer_options = tuning, lora, optimizer
         self.pruning, self.plan_file, self.backend = pruning, plan, backend
@@ -97,6 +112,11 @@ class YopoModule(LightningModule):
         return self.pruning is not None or self.plan_file is not None
 
     @property
+    def is_placed(self) -> bool:
+        """Whether the base's parts go to devices of their own, which nobody else may change."""
+        return self.placement["device_map"] is not None
+
+    @property
     def has_cache(self) -> bool:
         """Whether the model, as it is now, can keep a KV cache; the reference backend cannot."""
         return self.backend == "compact" or active_plan(self.model) is None
@@ -111,7 +131,11 @@ class YopoModule(LightningModule):
         """
         if self.model is None or folder is not None:
             source = (self.base, self.revision) if folder is None else (folder, None)
-            self.model, self.processor = load_base(*source, dtype=self.base_dtype)
+            model, self.processor = load_base(*source, dtype=self.base_dtype, **self.placement)
+            if is_dispatched(model):
+                self.__dict__["model"] = model  # not a submodule: Lightning would move it
+            else:
+                self.model = model
 
     def given_plan(self) -> PruningPlan:
         """The plan of the parameter ``plan``, checked against the backend and the loaded model.

@@ -19,6 +19,7 @@ from yopo_train.report.style import (
     mark_vertical,
     new_figure,
     percent_axis,
+    share_ticks,
     tidy,
     whole_numbers,
 )
@@ -91,6 +92,7 @@ def cross_modal_by_layer(share: Tensor, depth: int | None = None) -> Figure:
     headline(axes, title)
     axes.set_xlim(-0.6, layers - 0.4)
     axes.set_ylim(0, 1.22 * max(values.max(), 1e-3))  # the legend lies above the bars
+    share_ticks(axes)
     axes.grid(False, axis="x")
     axes.spines["bottom"].set_color(GREY)
     percent_axis(axes)

@@ -10,7 +10,6 @@ from yopo_train.report.style import (
     BLUE,
     GREEN,
     GREY,
-    INK,
     ORANGE,
     PURPLE,
     drawn_kl,
@@ -20,6 +19,7 @@ from yopo_train.report.style import (
     mark_vertical,
     new_figure,
     percent_axis,
+    share_ticks,
     tidy,
     whole_numbers,
 )
@@ -45,14 +45,22 @@ def depth_curve(points: Points, depth: int | None = None) -> Figure:
     return figure
 
 
-def radius_curve(points: Points, radius: int | None = None) -> Figure:
-    """Effect of the neighbor radius alone; a value of None is no restriction, ``radius`` is the plan's."""
+def radius_curve(points: Points, radius: int | None = None, planned: bool = True) -> Figure:
+    """Effect of the neighbor radius alone; a value of None is no restriction.
+
+    Parameters
+    ----------
+    radius
+        The plan's.
+    planned
+        Whether there is a plan at all.
+    """
     points = sorted(points, key=lambda point: np.inf if point["value"] is None else point["value"])
     names = ["off" if point["value"] is None else str(point["value"]) for point in points]
     figure, kl, agreement = _panels("neighbor radius r (off: no restriction)")
     _draw(kl, agreement, list(range(len(points))), points)
     agreement.set_xticks(range(len(points)), names)
-    place = next((i for i, point in enumerate(points) if point["value"] == radius), None)
+    place = next((i for i, point in enumerate(points) if planned and point["value"] == radius), None)
     for axes in (kl, agreement):
         if place is not None:
             mark_vertical(axes, place, f"the plan's radius {names[place]}")
@@ -125,9 +133,11 @@ def _draw(kl: Axes, agreement: Axes, places: Sequence[float], points: Points) ->
 
 
 def _agreement_axis(axes: Axes, values: Sequence[float]) -> None:
+    """From a little under the lowest value, and 90 % at most, to a little over 100 %, which is the last tick."""
     low = min([value for value in values if np.isfinite(value)], default=0.0)
-    axes.set_ylim(max(0.0, low - 0.08 * (1.02 - low)) if low > 0.3 else 0.0, 1.02)
-    axes.yaxis.label.set_color(INK)
+    bottom = min(0.9, low - 0.1 * (1 - low)) if low > 0.3 else 0.0
+    axes.set_ylim(bottom, 1 + 0.04 * (1 - bottom))
+    share_ticks(axes)
 
 
 def _grouped(points: Points) -> tuple[list[float], list[Points]]:

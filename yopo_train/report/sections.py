@@ -135,7 +135,7 @@ def radius_section(inputs: Inputs) -> Block:
     points = inputs.curves.get("radius")
     if not points:
         return _without(block, inputs, "curves.json")
-    block.picture = png(radius_curve(points, inputs.plan and inputs.plan.radius))
+    block.picture = png(radius_curve(points, inputs.plan and inputs.plan.radius, inputs.plan is not None))
     return block
 
 

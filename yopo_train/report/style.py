@@ -69,6 +69,13 @@ def percent_axis(axes: Axes, which: str = "y") -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
 
 
+def share_ticks(axes: Axes) -> None:
+    """Ticks of shares of a whole: the axis may go on a little, but there is no 102 %."""
+    low, high = axes.get_ylim()
+    ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, min(high, 1))
+    axes.set_yticks([tick for tick in ticks if low <= tick <= min(high, 1 + 1e-9)])
+
+
 def whole_numbers(axes: Axes, which: str = "x") -> None:
     """Ticks at whole numbers only."""
     (axes.xaxis if which == "x" else axes.yaxis).set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -81,7 +88,8 @@ def kl_axis(axes: Axes, values: Sequence[float]) -> None:
     known = [value for value in values if np.isfinite(value)]
     if any(value < KL_FLOOR for value in known):
         axes.axhline(KL_FLOOR, color=GREY, linewidth=0.8, linestyle=":")
-        axes.annotate("0, or nearly", (0.01, KL_FLOOR), xycoords=("axes fraction", "data"), fontsize=8, color=GREY)
+        place = {"xycoords": ("axes fraction", "data"), "xytext": (0, 3), "textcoords": "offset points"}
+        axes.annotate("0, or nearly", (0.01, KL_FLOOR), **place, fontsize=8, color=GREY)
     top = max([value for value in known if value > 0], default=1.0)
     bottom = min([max(value, KL_FLOOR) for value in known], default=KL_FLOOR)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if top < 40 * bottom else (1,)))

@@ -4,10 +4,21 @@ from pathlib import Path
 
 import pytest
 import yaml
-from families import internvl, llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl
+from families import (
+    internvl,
+    internvl2_internlm2,
+    internvl2_phi3,
+    llava,
+    llava_next,
+    llava_onevision,
+    qwen2_5_vl,
+    qwen2_vl,
+    qwen3_vl,
+)
 from question_sets import make_row, write_split
 from safetensors import safe_open
 
+from yopo_train.calibration import PlanConfig
 from yopo_train.cli import main
 from yopo_train.plan import PruningPlan
 
@@ -19,7 +30,8 @@ TWINS = {
     "qwen2vl": qwen2_vl,
     "qwen25vl": qwen2_5_vl,
     "qwen3vl": qwen3_vl,
-    "internvl2": internvl,
+    "internvl2_4b": internvl2_phi3,
+    "internvl2": internvl2_internlm2,
     "internvl3": internvl,
 }
 FILES = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml")) if not file.stem.startswith("tiny")}
@@ -68,6 +80,20 @@ def test_a_run_on_its_tiny_twin(name, twins, dialogues, tmp_path, capsys):
     with safe_open(tmp_path / "run" / "adapter" / "adapter_model.safetensors", "pt") as adapter:
         names = list(adapter.keys())
     assert names and all("language_model.layers." in name for name in names)
+
+
+PAPER = {"llava15_7b_25": 25, "llava15_7b_12": 12, "llava15_13b_25": 25, "llava15_13b_12": 12}
+PAPER |= {"qwen2vl_7b": 69, "internvl2_4b": 72, "internvl2_8b": 75, "internvl2_26b": 50}
+"""Percent of the visual FLOPs that the paper keeps."""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_budgets_are_what_the_comments_say_and_the_papers(name):
+    text = FILES[name].read_text()
+    kept = round(100 * PlanConfig(**yaml.safe_load(text)["model"]["pruning"]).share)
+    assert kept == PAPER.get(name, kept)
+    assert f"{kept} % of the visual FLOPs" in " ".join(text.replace("\n# ", " ").split())
+    assert PAPER.keys() <= FILES.keys()
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,6 +1,8 @@
 """FLOPs by formula equal those counted on what runs, for the stock model and under any plan."""
 
 import pytest
+from families import FAMILIES
+from families.matrix import MECHANISMS, inputs_of, plan_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import VISUAL, random_plan, toy_batch, toy_dims, toy_llava
@@ -24,7 +26,7 @@ def prompts(draw) -> dict:
     return toy_batch([[part for part in sample if part]] * draw(st.integers(1, 3)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     kv_heads=st.sampled_from(sorted(MODELS)),
     batch=prompts(),
@@ -56,6 +58,18 @@ def test_formula_equals_count_of_the_stock_model(kv_heads, rows):
     upper = tokens * (tokens - 1) // 2  # what a causal kernel is handed and attends to nothing of
     more = counted_flops(run, "computed") - counted_flops(run, "attended")
     assert more == rows * dims.layers * dims.heads * 4 * dims.head_dim * upper
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_formula_equals_count_in_every_family(name):
+    model = FAMILIES[name].toy()
+    batch = inputs_of(name, model, "two images")
+    plans = [PruningPlan.dense(toy_dims(model)), *(plan_of(model, mechanism) for mechanism in MECHANISMS)]
+    for plan in plans:
+        if not plan.is_dense:
+            prune(model, plan)
+        formula = prefill_flops(plan, prompt_of(model, batch), VOCABULARY)
+        assert counted_flops(LanguageModelCall(model, batch), "attended") == pytest.approx(formula, rel=0.01)
 
 
 def test_masks_save_nothing():

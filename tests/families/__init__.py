@@ -8,7 +8,17 @@ any size also take ``("image", rows, columns)``, rows and columns of visual toke
 ``("video", frames, rows, columns)``; the placeholder's start and end tokens, where a family has them, come on top.
 """
 
-from . import internvl, llava, llava_next, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl
+from . import (
+    internvl,
+    internvl2_internlm2,
+    internvl2_phi3,
+    llava,
+    llava_next,
+    llava_onevision,
+    qwen2_5_vl,
+    qwen2_vl,
+    qwen3_vl,
+)
 
 FAMILIES = {
     "llava": llava,
@@ -18,6 +28,8 @@ FAMILIES = {
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "internvl": internvl,
+    "internvl2_internlm2": internvl2_internlm2,
+    "internvl2_phi3": internvl2_phi3,
 }
 """By the name of the family's file. ``VIDEO`` says whether a family takes videos; ``TWO_IMAGES``, where there is such a
 name, are two images of different sizes."""

@@ -18,18 +18,25 @@ VIDEO = False  # frames are tiles, under the image's placeholder
 TWO_IMAGES = (("image", 1, 1), "image")
 IMAGE, START, END = 90, 92, 93
 SIDE, TILE = 3, 24
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 def toy(seed=0, text_type="qwen2", vision_feature_layer=-1, **text):
+    text = {"model_type": text_type, **text_config(**text)}
+    vision = {"image_size": [TILE, TILE], "patch_size": [4, 4], **VISION}
+    return toy_of(text, vision, seed, vision_feature_layer=vision_feature_layer)
+
+
+def toy_of(text, vision, seed, **fields):
+    """A model of the given parts' configurations."""
     torch.manual_seed(seed)
-    vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = InternVLConfig(
-        text_config={"model_type": text_type, **text_config(**text)},
-        vision_config={"image_size": [TILE, TILE], "patch_size": [4, 4], **vision},
+        text_config=text,
+        vision_config=vision,
         image_token_id=IMAGE,
         image_seq_length=SIDE**2,
-        vision_feature_layer=vision_feature_layer,
         tie_word_embeddings=False,
+        **fields,
     )
     return large(InternVLForConditionalGeneration(config))
 

@@ -20,7 +20,6 @@ from .llava_next import DEFAULT_SIZE, PINPOINTS, TILE, VISION, feature_lengths, 
 from .processing import chat_template, toy_tokenizer
 
 VIDEO = True
-VIDEO_SAMPLES = [[3, "video", 2], [2, "image", 1, "video", ("image", 11, 40), 4], ["image", 1]]
 TWO_IMAGES = (("image", 11, 40), "image")
 VIDEO_SAMPLES = [[3, ("video", 2), 2], [2, "image", 1, ("video", 2), 4]]
 IMAGE, VIDEO_PAD = 90, 91

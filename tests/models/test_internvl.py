@@ -3,10 +3,12 @@
 import pytest
 import torch
 from families import internvl as fixture
+from families import internvl2_internlm2
+from families.matrix import text_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from toy import random_plan, text_logits, toy_dims
+from toy import random_plan, toy_dims
 from transformers import InternVLConfig, InternVLVisionConfig
 
 from yopo_train.errors import UserError
@@ -86,6 +88,19 @@ def test_other_language_models(text_type):
     compact = text_logits(prune(model, plan), batch)
     reference = text_logits(prune(model, plan, "reference"), batch, use_cache=False)
     unprune(model)
+    torch.testing.assert_close(compact, reference, atol=1e-4, rtol=0)
+
+
+def test_frequencies_of_a_prompt_longer_than_the_model_was_made_for():
+    """InternLM2's dynamic RoPE depends on the prompt's length; so does Phi-3's, which the matrix has."""
+    model, usual = internvl2_internlm2.toy(max_position_embeddings=24), internvl2_internlm2.toy()
+    batch = fixture.toy_inputs(model, [[3, "image", 4], [2, ("image", 1, 1), 3]])
+    stock, plan = text_logits(model, batch), random_plan(toy_dims(model), 3, 1)
+    assert (stock - text_logits(usual, batch)).abs().max() > 1e-3
+    dense = text_logits(prune(model, PruningPlan.dense(plan.dims)), batch)
+    compact = text_logits(prune(model, plan), batch)
+    reference = text_logits(prune(model, plan, "reference"), batch, use_cache=False)
+    torch.testing.assert_close(dense, stock, atol=1e-4, rtol=0)
     torch.testing.assert_close(compact, reference, atol=1e-4, rtol=0)
 
 

@@ -101,6 +101,19 @@ def test_tokens_that_fill_no_image(name):
         unprune(model)
 
 
+@every_model
+def test_an_image_that_text_interrupts(name):
+    model, batch = MODELS[name], inputs_of(name, [[3, "image", 4], [2, "image", 5]])
+    ids, types = batch["input_ids"], batch["mm_token_type_ids"]
+    ids[1, 9:-1], types[1, 9:-1], ids[1, 9], types[1, 9] = ids[1, 8:-2].clone(), types[1, 8:-2].clone(), 5, 0
+    prune(model, random_plan(toy_dims(model), 3, 1))
+    try:
+        with pytest.raises(UserError, match="other tokens stand among the 16 visual tokens of an image of sample 1, "):
+            model(**batch)
+    finally:
+        unprune(model)
+
+
 # -- positions --------------------------------------------------------------------------------------------------------
 @every_model
 @pytest.mark.parametrize("planes", [3, 4], ids=["time-row-column", "text first"])
@@ -144,6 +157,30 @@ def test_positions_of_a_second_turn_continue_behind_the_image(name):
         ]
     unprune(model)
     torch.testing.assert_close(torch.cat(continued, 1), at_once, atol=1e-4, rtol=0)
+
+
+@every_model
+@pytest.mark.parametrize("radius", [None, 1])
+def test_second_turn_with_a_new_image_on_the_same_cache(name, radius):
+    turns = [[3, ("image", 2, 3), 4], [2, ("image", 4, 2), 3]]
+    model, batch = MODELS[name], inputs_of(name, [turns[0] + turns[1], [1, *turns[0][1:], *turns[1]]])
+    batch["position_ids"], _ = model.model.get_rope_index(**{key: batch[key] for key in (
+        "input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")})  # fmt: skip
+    cut = inputs_of(name, [turns[0]])["input_ids"].shape[1]
+    images = batch["pixel_values"].split(batch["image_grid_thw"].prod(1).tolist())
+
+    def turn(columns, number):
+        part = {key: batch[key][..., columns] for key in ("input_ids", "mm_token_type_ids", "position_ids")}
+        pixels = {"pixel_values": torch.cat(images[number::2]), "image_grid_thw": batch["image_grid_thw"][number::2]}
+        return {**part, **pixels, "attention_mask": batch["attention_mask"][:, : columns.stop]}
+
+    prune(model, random_plan(toy_dims(model), 3, radius, seed=1))
+    with torch.no_grad():
+        at_once = model(**batch, use_cache=False).logits[:, cut:]
+        cache = model(**turn(slice(cut), 0), use_cache=True).past_key_values
+        continued = model(**turn(slice(cut, batch["input_ids"].shape[1]), 1), past_key_values=cache).logits
+    unprune(model)
+    torch.testing.assert_close(continued, at_once, atol=1e-4, rtol=0)
 
 
 # -- DeepStack --------------------------------------------------------------------------------------------------------

@@ -1,30 +1,23 @@
-"""Every family x every mechanism: compact = reference, and a plan that prunes nothing = the stock model."""
+"""Every family x every mechanism: compact = reference, and a plan that prunes nothing = the stock model.
+
+Generation and the KV cache: ``test_families_generate.py``.
+"""
 
 import re
 
 import pytest
 import torch
 from families import FAMILIES
+from families.matrix import MECHANISMS, VIDEOS, assert_close, inputs_of, plan_of, text_logits, videos_of
 from toy import random_plan, toy_dims
 
-from yopo_train.bench.memory import cache_bytes
-from yopo_train.cost import kv_cache_bytes
+from yopo_train.bench.memory import weight_bytes
 from yopo_train.models import family_of
-from yopo_train.models.prompt import prompt_of, real_tokens, visual_mask
+from yopo_train.models.prompt import real_tokens, visual_mask
 from yopo_train.plan import PruningPlan
-from yopo_train.pruning import dense_mode, prune, unprune
-
-DENSE = {"radius": None, "heads": 1.1, "channels": 1.1}
-MECHANISMS = {
-    "heads": {"heads": 0.5},
-    "channels": {"channels": 0.5},
-    "radius": {"radius": 1},
-    "depth": {"depth": 2},
-    "all": {"depth": 3, "radius": 1, "heads": 0.5, "channels": 0.5},
-}
-VIDEOS = [name for name, family in FAMILIES.items() if family.VIDEO]
-VIDEO = [[3, ("video", 2, 2, 3), 2], [2, "image", 1, ("video", 3, 2, 2), ("image", 2, 3), 4]]
-"""Unless a family has ``VIDEO_SAMPLES`` of its own."""
+from yopo_train.pruning import prune, unprune
+from yopo_train.recovery.adapter import attach_lora
+from yopo_train.recovery.options import LoraOptions
 
 each_mechanism = pytest.mark.parametrize("mechanism", MECHANISMS)
 
@@ -45,37 +38,6 @@ def unpruned(request):
     yield
     if "model" in request.fixturenames:
         unprune(request.getfixturevalue("model"))
-
-
-def plan_of(model, mechanism):
-    dims = toy_dims(model)
-    return random_plan(dims, **{"depth": dims.layers, **DENSE, **MECHANISMS[mechanism]}, seed=1)
-
-
-def inputs_of(name, model, shape):
-    """Batches by what they try out."""
-    one, other = getattr(FAMILIES[name], "TWO_IMAGES", ("image", "image"))
-    samples = {
-        "forward": [[3, "image", 4]],
-        "two images": [[3, one, 2, other, 4]],
-        "padded left": [[3, "image", 4], [2, one, 1, other, 2], [6]],
-        "padded right": [[3, "image", 4], [2, one, 1, other, 2], [6]],
-    }[shape]
-    return FAMILIES[name].toy_inputs(model, samples, "right" if shape.endswith("right") else "left", seed=3)
-
-
-def text_logits(model, batch, **kwargs):
-    text = real_tokens(batch) & ~visual_mask(model, batch)
-    with torch.no_grad():
-        return model(**batch, **kwargs).logits[text]
-
-
-def assert_close(found, expected, rtol=0.0):
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=rtol)
-
-
-def videos_of(name, model):
-    return FAMILIES[name].toy_inputs(model, getattr(FAMILIES[name], "VIDEO_SAMPLES", VIDEO), seed=3)
 
 
 # -- forward ----------------------------------------------------------------------------------------------------------
@@ -160,6 +122,28 @@ def test_train_step(name, model, mechanism):
         assert_close(gradients.get(key, torch.zeros_like(gradient)), gradient, rtol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def tuned(name):
+    """With an adapter on the language model, and nothing else to train."""
+    tuned = attach_lora(FAMILIES[name].toy(), LoraOptions(r=3))
+    for key, weight in tuned.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(weight, std=0.1)  # at zero, A would have no gradient
+    return tuned
+
+
+@each_mechanism
+def test_lora_step(name, tuned, mechanism):
+    plan, batch = plan_of(tuned, mechanism), inputs_of(name, tuned.get_base_model(), "padded right")
+    expected_loss, expected = loss_and_gradients(prune(tuned, plan, "reference"), batch, use_cache=False)
+    loss, gradients = loss_and_gradients(prune(tuned, plan), batch)
+    assert_close(loss, expected_loss)
+    assert gradients.keys() == expected.keys() and len(gradients) == 2 * 7 * plan.dims.layers
+    for key, gradient in gradients.items():
+        assert_close(gradient, expected[key], rtol=1e-3)
+        assert gradient.abs().max() > 0, key
+
+
 @pytest.mark.parametrize("mechanism", ["all"])
 def test_gradient_checkpointing_changes_nothing(name, model, mechanism):
     plan, batch = plan_of(model, mechanism), inputs_of(name, model, "padded right")
@@ -184,68 +168,11 @@ def test_lora_targets_are_the_language_model_and_nothing_else(name, model):
     assert len(expected) == 7 * toy_dims(model).layers
 
 
-# -- generation -------------------------------------------------------------------------------------------------------
-def generate(model, batch, **kwargs):
-    placeholders = list(family_of(model).placeholders(model.config).values())
-    return model.generate(**batch, max_new_tokens=6, do_sample=False, suppress_tokens=placeholders, **kwargs)
-
-
-@each_mechanism
-@pytest.mark.parametrize("shape", ["two images", "padded left"])
-def test_cached_generation_gives_the_tokens_of_the_reference(name, model, mechanism, shape):
-    plan, batch = plan_of(model, mechanism), inputs_of(name, model, shape)
-    compact = generate(prune(model, plan), batch)
-    assert torch.equal(compact, generate(prune(model, plan, "reference"), batch, use_cache=False))
-
-
-def test_beams_repeat_images_with_their_sizes(name, model):
-    plan, batch = plan_of(model, "all"), inputs_of(name, model, "padded left")
-    compact = generate(prune(model, plan), batch, num_beams=3)
-    assert torch.equal(compact, generate(prune(model, plan, "reference"), batch, use_cache=False, num_beams=3))
-
-
-@pytest.mark.parametrize("name", VIDEOS, scope="module")
-def test_generation_from_videos(name, model):
-    plan, batch = plan_of(model, "all"), videos_of(name, model)
-    compact = generate(prune(model, plan), batch)
-    assert torch.equal(compact, generate(prune(model, plan, "reference"), batch, use_cache=False))
-
-
-def test_empty_plan_generates_what_the_stock_model_does(name, model):
-    batch = inputs_of(name, model, "padded left")
-    stock = generate(model, batch)
-    assert torch.equal(generate(prune(model, PruningPlan.dense(toy_dims(model))), batch), stock)
+# -- weights ----------------------------------------------------------------------------------------------------------
+def test_a_plan_copies_no_weight_and_leaves_none_changed(name, model):
+    before, size = {key: weight.clone() for key, weight in model.state_dict().items()}, weight_bytes(model)
     prune(model, plan_of(model, "all"))
-    with dense_mode(model):
-        assert torch.equal(generate(model, batch), stock)
-
-
-# -- the KV cache -----------------------------------------------------------------------------------------------------
-def cache_of(model, plan, batch):
-    with torch.no_grad():
-        return prune(model, plan)(**batch, use_cache=True).past_key_values
-
-
-@each_mechanism
-def test_cache_has_the_size_of_the_formula(name, model, mechanism):
-    plan, batch = plan_of(model, mechanism), inputs_of(name, model, "two images")
-    expected = kv_cache_bytes(plan, prompt_of(model, batch), bytes_per_value=4)
-    assert cache_bytes(cache_of(model, plan, batch)) == expected
-
-
-def test_a_kv_head_keeps_visual_tokens_while_one_of_its_query_heads_is_active(name, model):
-    dims, batch = toy_dims(model), inputs_of(name, model, "forward")
-    group, prompt = dims.heads // dims.kv_heads, prompt_of(model, batch)
-
-    def bytes_of(*active):
-        heads = torch.zeros(dims.layers, dims.heads, dtype=torch.bool)
-        heads[0, list(active)] = True
-        plan = PruningPlan(dims, heads, torch.zeros(dims.layers, dims.intermediate, dtype=torch.bool), None, 1)
-        size = cache_bytes(cache_of(model, plan, batch))
-        assert size == kv_cache_bytes(plan, prompt, bytes_per_value=4)
-        return size
-
-    assert group > 1, "a toy without grouped heads shows nothing"
-    none, one, whole_group, two_groups = bytes_of(), bytes_of(0), bytes_of(*range(group)), bytes_of(0, group)
-    assert none < one == whole_group < two_groups
-    assert one - none == 2 * prompt.visual_tokens * dims.head_dim * 4
+    assert weight_bytes(model) == size
+    assert any(not torch.equal(weight, before[key]) for key, weight in model.named_parameters()), "reordered"
+    unprune(model)
+    assert all(torch.equal(weight, before[key]) for key, weight in model.state_dict().items())

@@ -25,8 +25,10 @@ def model(request):
     return toy_llava(request.param)
 
 
-@pytest.mark.parametrize("radius", [None, 1])
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2}])
+@pytest.mark.parametrize(
+    ("radius", "options"),
+    [(None, {}), (1, {}), (1, {"num_beams": 3}), (None, {"do_sample": True, "num_return_sequences": 2})],
+)
 def test_cached_generation_gives_the_tokens_of_the_reference(model, radius, options):
     plan = random_plan(toy_dims(model), 3, radius, seed=1)
     compact = generate(prune(model, plan), BATCH, **options)

@@ -28,6 +28,21 @@ class Qwen2VL(Family):
     def placeholders(self, config):
         return {"image": config.image_token_id, "video": config.video_token_id}
 
+    def grids(self, config, visual, inputs):
+        """Of images in one piece: of another one mRoPE's positions would not be known."""
+        found = super().grids(config, visual, inputs)
+        for sample, (mask, grids) in enumerate(zip(visual, found, strict=True)):
+            places, start = mask.nonzero().flatten().tolist(), 0
+            for size in map(math.prod, grids):
+                first, last = places[start], places[start + size - 1]
+                if last - first != size - 1:
+                    raise UserError(
+                        f"other tokens stand among the {size} visual tokens of an image of sample {sample}, which "
+                        f"begin at token {first}: expected them in one piece"
+                    )
+                start += size
+        return found
+
     def image_grids(self, config, inputs, modality):
         sizes, merge = inputs.get(SIZES[modality]), config.vision_config.spatial_merge_size
         if sizes is None:

@@ -46,8 +46,9 @@ def prune(model: nn.Module, plan: PruningPlan, backend: str = "compact") -> nn.M
     nn.Module
         The same model. Its inputs, outputs, ``generate`` and state dict are those of the base model, with these
         exceptions: hidden states and logits of visual tokens are zeros, so that neither an answer nor a label may
-        follow from one; of the vision tower's own outputs ``get_image_features`` gives only what was computed. Forward
-        hooks on q/k/v/o/gate/up/down projections see no call that is split between visual and text tokens.
+        follow from one; of the vision tower's own outputs ``get_image_features`` gives only what was computed; static
+        KV caches are refused. Forward hooks on q/k/v/o/gate/up/down projections see no call that is split between
+        visual and text tokens.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, StaticCache
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from ..errors import UserError
 from .layout import TokenLayout
@@ -213,8 +213,12 @@ def compact_cache(cache: Cache | None, layers: int, tag: str) -> Cache:
             return cache
     elif cache.get_seq_length():
         raise UserError("the KV cache was filled by the unpruned model, expected an empty one or one of this plan")
-    elif not isinstance(cache, (DynamicCache, StaticCache)) and type(cache) is not Cache:
-        raise UserError(f"a {type(cache).__name__} cannot hold a pruned model's keys, expected a DynamicCache")
+    elif not isinstance(cache, DynamicCache) and type(cache) is not Cache:
+        # a static one: `generate` has made masks of whole sequences for it, which say nothing about padding any more
+        raise UserError(
+            f"a {type(cache).__name__} cannot hold a pruned model's keys, expected a DynamicCache "
+            "(generate without cache_implementation)"
+        )
     cache.layers = [CompactCacheLayer(tag) for _ in range(layers)]
     cache.layer_class_to_replicate = None
     return cache

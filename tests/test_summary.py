@@ -5,7 +5,7 @@ from toy_scores import random_scores
 
 from yopo_train.calibration import PlanConfig, make_plan
 from yopo_train.errors import UserError
-from yopo_train.plan import ModelDims
+from yopo_train.plan import ModelDims, PruningPlan
 from yopo_train.run_folder import RunFolder
 from yopo_train.run_keys import flatten
 from yopo_train.summary import Table, compare, run_table, score_table, write_summary
@@ -95,6 +95,15 @@ def test_runs_that_differ_in_the_seed_are_averaged(tmp_path):
         "25 % random": ["2", "25.0 ± 0.0", "80.0 ± 0.0", "50.0 ± 14.1", "62.5 ± 17.7", "75.0 ± 7.1", "93.8 ± 8.8"],
         "25 % score": ["1", "25.0", "80.0", "80.0", "100.0", "-", "-"],
     }
+
+
+def test_a_search_and_its_random_control_are_two_experiments(tmp_path):
+    runs = [make_run(tmp_path / name, results(0.8, 0.4), budget=0.25) for name in ("a", "b")]
+    for run, choice in zip(runs, ("score", "random"), strict=True):
+        plan = PruningPlan.load(RunFolder(run).plan)
+        plan.made_by |= {"method": "auto", "choice": choice}
+        plan.save(RunFolder(run).plan)
+    assert [row[0] for row in compare(runs).rows] == ["25 % auto", "25 % auto, random"]
 
 
 def settings(**changes) -> dict:

@@ -194,7 +194,9 @@ def _label(run: RunFolder, results: dict[str, Any]) -> str:
     made = PruningPlan.load(run.plan).made_by
     steps = results.get("train", {}).get("steps")
     training = [f"{results['train']['tuning']} {steps} steps"] if steps else []
-    chosen = "auto" if made.get("method") == "auto" else made.get("choice")
+    method, chosen = made.get("method"), made.get("choice")
+    if method == "auto":
+        chosen = "auto" if chosen == "score" else f"auto, {chosen}"
     return ", ".join([f"{100 * made['budget']:g} % {chosen}" if "budget" in made else "given plan", *training])
 
 

@@ -1,6 +1,5 @@
 """The scores file: round trip and refusals."""
 
-import os
 from dataclasses import asdict, replace
 
 import pytest
@@ -81,24 +80,6 @@ def test_cross_modal_is_the_share_of_attention_on_visual_keys():
     visual = torch.rand(5, 3, 4, generator=torch.Generator().manual_seed(0))
     scores = replace(random_scores(DIMS), rho=visual / (1 - visual))
     torch.testing.assert_close(scores.cross_modal, visual.mean(dim=(0, 2)))
-
-
-def test_a_killed_save_leaves_the_old_file(tmp_path):
-    """SIGKILL before the rename: what is there under the file's name is the old one, whole."""
-    path, old = tmp_path / "scores.safetensors", random_scores(DIMS)
-    old.save(path)
-
-    def killed(*names):
-        os._exit(9)
-
-    child = os.fork()
-    if not child:
-        tensor_file.os.replace = killed
-        random_scores(DIMS, seed=1).save(path)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    assert Scores.load(path).id == old.id
-    assert [file.name for file in tmp_path.glob("*.safetensors")] == [path.name]
 
 
 def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):

@@ -1,0 +1,3 @@
+from yopo_train.data.benchmark_samples.build import main
+
+main()

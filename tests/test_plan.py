@@ -23,7 +23,9 @@ def plans(draw) -> PruningPlan:
     radius = draw(st.none() | st.integers(0, 5))
     shares = draw(st.sampled_from([0.3, 0.6, 1.0])), draw(st.sampled_from([0.3, 0.6, 1.0]))
     plan = random_plan(dims, draw(st.integers(0, layers)), radius, draw(st.integers(0, 999)), *shares)
-    return replace(plan, base_model=draw(st.none() | st.text()), made_by={"seed": 1}, cost={"flops": 0.5})
+    return replace(
+        plan, base_model=draw(st.none() | st.text()), made_by={"seed": 1}, cost={"flops": 0.5}, architecture={"a": 1}
+    )
 
 
 @given(plans())
@@ -33,7 +35,9 @@ def test_save_and_load_give_the_same_plan(tmp_path_factory, plan):
     plan.save(path)
     loaded = PruningPlan.load(path)
     assert torch.equal(loaded.heads, plan.heads) and torch.equal(loaded.channels, plan.channels)
-    for name in ("dims", "radius", "depth", "base_model", "revision", "made_by", "cost", "semantics", "id"):
+    for name in ("dims", "radius", "depth", "base_model", "revision", "semantics", "id"):
+        assert getattr(loaded, name) == getattr(plan, name), name
+    for name in ("made_by", "cost", "architecture"):
         assert getattr(loaded, name) == getattr(plan, name), name
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # no temporary file stays
 
@@ -45,6 +49,14 @@ def test_kv_heads_are_needed_where_a_query_head_reads_them(plan):
     for layer in range(plan.dims.layers):
         needed = {head // group for head in plan.heads[layer].nonzero().flatten().tolist()}
         assert plan.kv_heads_needed(layer).nonzero().flatten().tolist() == sorted(needed)
+
+
+def test_a_plan_of_format_1_has_no_architecture(tmp_path):
+    dense = PruningPlan.dense(DIMS)
+    header = {"dims": asdict(DIMS), "radius": None, "depth": 4, "base_model": "org/model", "semantics": "compact"}
+    write_tensor_file(tmp_path / "plan", "plan", 1, {"heads": dense.heads, "channels": dense.channels}, header)
+    loaded = PruningPlan.load(tmp_path / "plan")
+    assert (loaded.id, loaded.architecture, loaded.base_model) == (dense.id, {}, "org/model")
 
 
 def test_dense_plan_and_id():
@@ -123,8 +135,8 @@ def test_bad_files_are_refused(tmp_path):
     refused("without a yopo_train header")
     write_tensor_file(path, "scores", 1, masks, header)
     refused("holds scores, expected a plan file")
-    write_tensor_file(path, "plan", 2, masks, header)
-    refused("plan format 2 is newer")
+    write_tensor_file(path, "plan", 3, masks, header)
+    refused("plan format 3 is newer")
     write_tensor_file(path, "plan", 1, masks, {**header, "dims": {**asdict(DIMS), "layers": 5}})
     refused(r"plan heads has shape \(4, 4\), expected \(5, 4\)")
     write_tensor_file(path, "plan", 1, {"heads": plan.heads}, header)

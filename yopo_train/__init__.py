@@ -11,7 +11,7 @@ Importing the package changes nothing in any other library.
 from importlib import import_module
 
 _HOME = {
-    "load": "models.load_base",
+    "load": "hub.load.load",
     "calibrate": "calibration.calibrate",
     "Scores": "calibration.Scores",
     "PlanConfig": "calibration.PlanConfig",

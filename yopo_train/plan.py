@@ -22,7 +22,9 @@ from torch import Tensor
 from yopo_train.errors import UserError
 from yopo_train.tensor_file import read_tensor_file, write_tensor_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: with the architecture, which format 1 is read without."""
+
 SEMANTICS = ("compact", "official")
 
 
@@ -83,6 +85,9 @@ class PruningPlan:
         How the plan was made, JSON-able: preset, budget, choice, seed, ...
     cost
         Predicted cost, JSON-able.
+    architecture
+        What the base model's config.json said that the plan depends on, JSON-able (see ``models.architecture``); empty
+        where it was not recorded.
     semantics
         "compact", or "official" for the authors' masking: softmax not renormalised, window bidirectional, and visual
         tokens live on in layers ``>= depth`` with the heads and channels that are active there.
@@ -103,6 +108,7 @@ class PruningPlan:
     made_by: dict = field(default_factory=dict)
     cost: dict = field(default_factory=dict)
     semantics: str = "compact"
+    architecture: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         layers = self.dims.layers
@@ -187,7 +193,7 @@ class PruningPlan:
         UserError
             The file cannot be written; an existing one is left as it was.
         """
-        names = ("radius", "depth", "base_model", "revision", "made_by", "cost", "semantics")
+        names = ("radius", "depth", "base_model", "revision", "made_by", "cost", "semantics", "architecture")
         header = {"dims": asdict(self.dims), **{name: getattr(self, name) for name in names}}
         write_tensor_file(path, "plan", FORMAT_VERSION, self._masks(), header)
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from yopo_train.errors import UserError
+from yopo_train.tensor_header import MOST_BYTES, read_header
 
 _KEY = "yopo_train"
 
@@ -60,12 +61,13 @@ def read_tensor_file(
     Raises
     ------
     UserError
-        Missing, unreadable or corrupt file, a file of another kind, or a format newer than ``version`` (or older, see
-        above).
+        Missing, unreadable or corrupt file, one far too large, a file of another kind, or a format newer than
+        ``version`` (or older, see above).
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file, expected a {kind} file")
+    read_header(path, MOST_BYTES.get(kind))
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

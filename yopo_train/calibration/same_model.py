@@ -30,16 +30,32 @@ def check_same_model(scores: Scores, model: nn.Module, source: str) -> None:
         Says what differs.
     """
     family = family_of(model)
-    dims, layers = family.dims(model.config), family.text_model(model).layers
+    dims = family.dims(model.config)
     if scores.dims != dims:
         raise UserError(f"{source}: scores of a model with {scores.dims}, expected {dims}: delete that file")
+    if (number := first_other_layer(scores, model)) is not None:
+        name = scores.base_model or "another model"
+        raise UserError(
+            f"{source}: measured on {name}, whose weights in layer {number} are not those of "
+            f"{model.config.name_or_path or 'this model'}: delete that file, and this model is calibrated anew"
+        )
+
+
+def first_other_layer(scores: Scores, model: nn.Module, tolerance: float = TOLERANCE) -> int | None:
+    """The layer, of the first and the last one, whose weights are not those that the scores were measured on.
+
+    Parameters
+    ----------
+    model
+        The stock multimodal model, of the dimensions of the scores.
+    tolerance
+        Relative difference of norms that is none.
+    """
+    family = family_of(model)
+    dims, layers = family.dims(model.config), family.text_model(model).layers
     for number in (0, dims.layers - 1):
         with resident(layers[number]):
             found = WeightNorms.of_layer(layers[number], dims).heads.cpu()
-        expected = scores.head_norms[number]
-        if not found.allclose(expected, rtol=TOLERANCE, atol=0):
-            name = scores.base_model or "another model"
-            raise UserError(
-                f"{source}: measured on {name}, whose weights in layer {number} are not those of "
-                f"{model.config.name_or_path or 'this model'}: delete that file, and this model is calibrated anew"
-            )
+        if not found.allclose(scores.head_norms[number], rtol=tolerance, atol=0):
+            return number
+    return None

@@ -43,7 +43,11 @@ def load_processor(name: str, config: PreTrainedConfig, revision: str | None = N
             f"{config.model_type!r}"
         )
     complete = VIDEO not in expected.get_attributes() or _has_videos(name, revision)
-    processor = (expected if complete else images_only(expected)).from_pretrained(name, revision=revision)
+    processor = (expected if complete else images_only(expected)).from_pretrained(
+        name,
+        revision=revision,
+        trust_remote_code=False,  # unless told, transformers asks the user whether to run a tokenizer's own code
+    )
     _check_image_token(processor, config, name)
     return processor
 

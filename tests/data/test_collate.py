@@ -105,11 +105,10 @@ def test_meta_says_who_was_asked_what(processor):
 
 def test_tokens_are_counted_without_reading_images(any_processor):
     counter, batch = TokenCounter(any_processor), TrainCollator(any_processor)(ROWS)
-    lengths = []
-    for sample in ROWS:
-        sizes = [(image.height, image.width) for image in sample["images"]]
-        lengths.append(counter.count(sample["messages"], sizes))
-    assert lengths == batch["attention_mask"].sum(dim=1).tolist()
+    sizes = [[(image.height, image.width) for image in sample["images"]] for sample in ROWS]
+    counts = counter.count([(sample["messages"], each) for sample, each in zip(ROWS, sizes, strict=True)])
+    visual = batch["input_ids"] == any_processor.image_token_id
+    assert counts == list(zip(batch["attention_mask"].sum(dim=1).tolist(), visual.sum(dim=1).tolist(), strict=True))
 
 
 def test_one_by_one_is_the_same_as_together(processor):

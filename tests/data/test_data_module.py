@@ -1,17 +1,18 @@
 """The data module: which rows, in which order, in which batches."""
 
 import contextlib
+import inspect
 import logging
-from itertools import chain
 
 import lightning as L
 import pytest
 import torch
+from data_modules import Recorder, data_of, ids
 from jsonargparse import ArgumentParser
 from lightning.pytorch.callbacks import ModelCheckpoint
 from question_sets import make_row, write_split
 
-from yopo_train.data import module as module_of_rows
+from yopo_train.data import loader as module_of_loader
 from yopo_train.data.module import VQADataModule
 from yopo_train.errors import UserError
 
@@ -26,16 +27,6 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
-def data_of(folder, processor, **kwargs) -> VQADataModule:
-    data = VQADataModule(str(folder), **{"batch_size": 4, "eval_batch_size": 3} | kwargs)
-    data.processor = processor
-    return data
-
-
-def ids(loader) -> list[str]:
-    return [meta["id"] for batch in loader for meta in batch["meta"]]
-
-
 def test_each_split_has_its_loader(folder, processor):
     data = data_of(folder, processor)
     assert sorted(ids(data.train_dataloader())) == sorted(f"row-{i}" for i in range(20))
@@ -45,30 +36,6 @@ def test_each_split_has_its_loader(folder, processor):
     assert "labels" in next(iter(data.train_dataloader()))
     assert all("labels" not in batch for batch in data.calibration_dataloader())
     assert [len(batch["meta"]) for batch in data.test_dataloader()] == [3, 2]
-
-
-class Recorder(L.LightningModule):
-    """Notes which rows each epoch trains on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[list[str]] = []
-
-    def on_train_epoch_start(self):
-        self.seen.append([])
-
-    @property
-    def rows(self) -> list[str]:
-        """Those of all epochs, one after the other."""
-        return list(chain.from_iterable(self.seen))
-
-    def training_step(self, batch, batch_idx):
-        self.seen[-1] += [meta["id"] for meta in batch["meta"]]
-        return self.weight * 0
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def test_training_order_follows_from_seed_and_epoch(folder, processor, tmp_path):
@@ -241,7 +208,7 @@ def test_setup_finds_bad_rows_before_anything_runs(folder, stage, split):
 
 
 def test_fewer_rows_than_processes(folder, processor, monkeypatch):
-    monkeypatch.setattr(module_of_rows, "rank_and_world", lambda: (0, 8))
+    monkeypatch.setattr(module_of_loader, "rank_and_world", lambda: (0, 8))
     with pytest.raises(UserError, match=r"split 'test': 5 rows, expected at least one for each of 8 processes"):
         data_of(folder, processor).test_dataloader()
 
@@ -249,6 +216,6 @@ def test_fewer_rows_than_processes(folder, processor, monkeypatch):
 def test_every_argument_has_help():
     parser = ArgumentParser()
     parser.add_class_arguments(VQADataModule, "data")
-    actions = [action for action in parser._actions if action.dest.startswith("data.")]
-    assert len(actions) == 10
-    assert not [action.dest for action in actions if not action.help or "==SUPPRESS==" in action.help]
+    actions = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
+    assert {f"data.{name}" for name in inspect.signature(VQADataModule).parameters} <= actions.keys()
+    assert not [name for name, text in actions.items() if not text or "==SUPPRESS==" in text]

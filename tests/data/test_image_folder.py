@@ -6,7 +6,8 @@ from question_sets import make_row, png, write_split
 from yopo_train.calibration import Scores, calibrate
 from yopo_train.cli import main
 from yopo_train.data.module import VQADataModule
-from yopo_train.data.rows import has_split, load_rows
+from yopo_train.data.rows import load_rows
+from yopo_train.data.sources import has_split
 from yopo_train.errors import UserError
 from yopo_train.models import load_base
 from yopo_train.plan import PruningPlan

@@ -2,75 +2,185 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
 
 from ..errors import UserError
+from .cache import KEPT_FROM, kept_file, key_of, written
 from .conversation import IMAGE_PLACEHOLDER
+from .formats import RowError, answerable, as_row, row_id
+from .images import image_file
+from .sources import Source
 
 ROLES = ("system", "user", "assistant")
+VERSION = 2
+"""Of the checks; what an older version found is found again."""
 
 
-def image_file(name: str, folder: Path) -> Path:
-    """Where an image lies that a row names by its path, relative to the folder of the set."""
-    return Path(name) if Path(name).is_absolute() else folder / name
+@dataclass
+class BadRow:
+    """A row that cannot be used: its number in the set, the kind of fault, and all of it in one line."""
+
+    number: int
+    fault: str
+    message: str
 
 
-def check_rows(table: Dataset, folder: Path, source: str) -> None:
-    """Walk over all rows without reading image bytes.
+@dataclass
+class Findings:
+    """What the checks of one split found.
 
     Parameters
     ----------
-    table : Dataset
-        Rows ``{id, images, messages, kind}`` in arrow format.
-    folder : Path
-        What image paths are relative to.
-    source : str
-        Names the split in messages.
-
-    Raises
-    ------
-    UserError
-        At the first bad row, naming it.
+    name
+        Of the split.
+    size
+        Rows checked.
+    images
+        Images that they name or hold.
+    bad
+        Those that cannot be used, in order.
+    lacking
+        Numbers of rows without their last answer, where `Source.unanswered` lets them.
     """
-    for batch in table.iter(batch_size=1000):
-        ids, messages = batch["id"].to_pylist(), batch["messages"].to_pylist()
-        counts = pc.fill_null(pc.list_value_length(batch["images"]), 0).to_pylist()
-        for row_id, turns, count, kind in zip(ids, messages, counts, batch["kind"].to_pylist(), strict=True):
-            _check_messages(turns, count, f"{source}, row {row_id!r}")
-            if kind is None:
-                raise UserError(f"{source}, row {row_id!r}: kind is missing")
-        _check_paths(batch, folder, source)
+
+    name: str
+    size: int
+    images: int
+    bad: list[BadRow]
+    lacking: list[int] = field(default_factory=list)
+
+    def good(self) -> np.ndarray | None:
+        """Numbers of the rows that can be used; None for all of them."""
+        if not self.bad:
+            return None
+        kept = np.ones(self.size, dtype=bool)
+        kept[[row.number for row in self.bad]] = False
+        return np.flatnonzero(kept)
+
+    def refuse(self) -> None:
+        """Raise a ``UserError`` that names the first bad row."""
+        if self.bad:
+            raise UserError(self.bad[0].message)
+
+    def counts(self) -> dict[str, int]:
+        """How many rows have which fault, the most frequent first."""
+        return dict(Counter(row.fault for row in self.bad).most_common())
+
+    def summary(self) -> str:
+        """One line: how many rows are bad, and why."""
+        faults = ", ".join(f"{fault} ({number})" for fault, number in self.counts().items())
+        return f"{self.name}: skipped {len(self.bad)} of {self.size} rows: {faults}; the first: {self.bad[0].message}"
 
 
-def _check_messages(messages: list[dict], images: int, where: str) -> None:
+def find_bad_rows(source: Source) -> Findings:
+    """Walk over all rows without reading image bytes.
+
+    What is found in a large set is kept, and holds until the set, or a folder that its images lie in, changes.
+    """
+    key = source.key
+    if len(source) < KEPT_FROM or key is None:
+        return _walk(source)[0]
+    about = ("checks", VERSION, key, str(source.folder.resolve()), source.unanswered)
+    with kept_file(f"{key_of(*about)}.checks.json") as path:
+        if path.is_file():
+            kept = json.loads(path.read_text("utf-8"))
+            if all(_changed(folder) == when for folder, when in kept.pop("folders").items()):
+                return Findings(source.name, len(source), **kept | {"bad": [BadRow(*row) for row in kept["bad"]]})
+        findings, folders = _walk(source)
+        kept = {"images": findings.images, "folders": folders, "lacking": findings.lacking}
+        with written(path) as temporary:
+            temporary.write_text(json.dumps(kept | {"bad": [astuple(row) for row in findings.bad]}), "utf-8")
+        return findings
+
+
+def _walk(source: Source) -> tuple[Findings, dict[str, int]]:
+    """What is wrong, and when the folders of the images changed last (nanoseconds)."""
+    files, found, number = _Files(source.folder), Findings(source.name, len(source), 0, []), 0
+    for batch in source.table.iter(batch_size=1000):
+        for raw in without_bytes(batch).to_pylist():
+            try:
+                row = as_row(raw, number)
+                row = answerable(row) if source.unanswered else row
+                found.images += len(row["images"])
+                check_row(row, files)
+                if source.unanswered and not row["messages"][-1]["content"].strip():
+                    found.lacking.append(number)
+            except RowError as error:
+                where = source.where(number, row_id(raw, number), raw.get("place"))
+                found.bad.append(BadRow(number, error.fault, f"{where}: {error}"))
+            number += 1
+    return found, files.folders
+
+
+def check_row(row: dict[str, Any], files: _Files) -> None:
+    """Raise a `RowError` for what is wrong with a converted row."""
+    messages = row["messages"]
     if not messages or messages[-1]["role"] != "assistant":
-        raise UserError(f"{where}: the last message must be the assistant's answer")
+        raise RowError("no answer", "the last message must be the assistant's answer")
+    placeholders = 0
     for message in messages:
-        if message["role"] not in ROLES:
-            raise UserError(f"{where}: unknown role {message['role']!r}, expected one of: {', '.join(ROLES)}")
-        if not isinstance(message["content"], str):
-            raise UserError(f"{where}: the content of a message is {message['content']!r}, expected text")
-        if message["role"] != "user" and IMAGE_PLACEHOLDER in message["content"]:
-            raise UserError(f"{where}: {IMAGE_PLACEHOLDER} stands in a message of the {message['role']}")
-    placeholders = sum(message["content"].count(IMAGE_PLACEHOLDER) for message in messages)
-    if placeholders != images:
-        raise UserError(f"{where}: {placeholders} {IMAGE_PLACEHOLDER} placeholders but {images} images")
+        role, found = message["role"], message["content"].count(IMAGE_PLACEHOLDER)
+        if role not in ROLES:
+            raise RowError("unknown role", f"unknown role {role!r}, expected one of: {', '.join(ROLES)}")
+        if found and role != "user":
+            raise RowError("image outside a question", f"{IMAGE_PLACEHOLDER} stands in a message of the {role}")
+        placeholders += found
+    if placeholders != len(row["images"]):
+        message = f"{placeholders} {IMAGE_PLACEHOLDER} placeholders but {len(row['images'])} images"
+        raise RowError("images do not fit placeholders", message)
+    for image in row["images"]:
+        if isinstance(image, str) and image not in files:
+            raise RowError("image is missing", f"the image {image!r} does not exist in {files.folder}")
 
 
-def _check_paths(batch: pa.Table, folder: Path, source: str) -> None:
-    """Image files that rows point to must exist."""
-    column = batch["images"].combine_chunks()
-    flat, parents = pc.list_flatten(column), pc.list_parent_indices(column).to_pylist()
-    if pa.types.is_struct(flat.type):
-        outside = pc.is_null(flat.field("bytes")).to_pylist()
-        names = pc.if_else(pa.array(outside, pa.bool_()), flat.field("path"), None).to_pylist()
-    else:
-        outside, names = [True] * len(flat), flat.to_pylist()
-    for parent, is_outside, name in zip(parents, outside, names, strict=True):
-        if is_outside and not (name and image_file(name, folder).is_file()):
-            row_id = batch["id"][parent].as_py()
-            raise UserError(f"{source}, row {row_id!r}: the image {name!r} does not exist in {folder}")
+class _Files:
+    """Which image files exist, each asked once; and when their folders changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.folders = folder, {}
+        self._known: dict[str, bool] = {}
+
+    def __contains__(self, name: str) -> bool:
+        if name not in self._known:
+            file = image_file(name, self.folder)
+            self.folders.setdefault(str(file.parent), _changed(file.parent))
+            if len(self._known) >= 2**16:  # a million names are not to be held
+                self._known.clear()
+            self._known[name] = bool(name) and file.is_file()
+        return self._known[name]
+
+
+def _changed(folder: str | Path) -> int | None:
+    try:
+        return Path(folder).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def without_bytes(batch: pa.Table) -> pa.Table:
+    """The table with lengths of bytes in place of the bytes, which are then not read."""
+    chunks = (c.chunk(0) if c.num_chunks == 1 else c.combine_chunks() for c in batch.columns)  # one is not copied
+    columns = [_light(chunk) for chunk in chunks]
+    return pa.Table.from_arrays(columns, names=batch.column_names)
+
+
+def _light(array: pa.Array) -> pa.Array:
+    kind = array.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return pc.binary_length(array)
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind]
+        return pa.StructArray.from_arrays([_light(part) for part in array.flatten()], names=names, mask=array.is_null())
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        ends = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+        return pa.ListArray.from_arrays(ends, _light(pc.list_flatten(array)), mask=array.is_null())
+    return array

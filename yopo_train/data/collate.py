@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from ..errors import UserError
-from .conversation import IMAGE_PLACEHOLDER, Chat
+from .conversation import IMAGE_PLACEHOLDER, Chat, Messages
 from .labels import IGNORE, answer_labels
 
 Row = dict[str, Any]
@@ -94,19 +95,36 @@ class TokenCounter(TrainCollator):
 
     def __init__(self, processor: Any) -> None:
         super().__init__(processor)
-        self._image_tokens: dict[tuple[int, int], int] = {}
+        self._image_tokens: dict[tuple[int, int], tuple[int, int]] = {}
 
-    def count(self, messages: list[dict[str, str]], sizes: list[tuple[int, int]]) -> int:
-        """Tokens of a conversation with images of these (height, width)."""
-        text = self.chat.render(messages)
-        placeholders = self._tokenize([text])["input_ids"][0]
-        return len(placeholders) + sum(self._tokens_of(size) - 1 for size in sizes)
+    def count(self, rows: Sequence[tuple[Messages, Sequence[tuple[int, int]]]]) -> list[tuple[int, int]]:
+        """Tokens, and the visual ones among them, of conversations with images of these (height, width).
 
-    def _tokens_of(self, size: tuple[int, int]) -> int:
+        Raises
+        ------
+        UserError
+            The model's processor refuses such an image.
+        """
+        if not rows:
+            return []
+        texts = [self.chat.render(messages) for messages, _ in rows]
+        ids = self.processor.tokenizer(texts, add_special_tokens=self._adds_special_tokens(texts))["input_ids"]
+        found = [[self.tokens_of_image(size) for size in sizes] for _, sizes in rows]
+        return [
+            (len(tokens) + sum(count - 1 for count, _ in images), sum(visual for _, visual in images))
+            for tokens, images in zip(ids, found, strict=True)
+        ]
+
+    def tokens_of_image(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Tokens that take a placeholder's place, and the visual ones among them."""
         if size not in self._image_tokens:
             blank = torch.zeros(3, *size, dtype=torch.uint8).numpy()
-            inputs = self.processor(images=[blank], text=[self.processor.image_token], add_special_tokens=False)
-            self._image_tokens[size] = len(inputs["input_ids"][0])
+            try:
+                inputs = self.processor(images=[blank], text=[self.processor.image_token], add_special_tokens=False)
+            except ValueError as error:
+                raise UserError(f"the model's processor refuses an image: {str(error).splitlines()[0]}") from error
+            ids = inputs["input_ids"][0]
+            self._image_tokens[size] = len(ids), list(ids).count(self.processor.image_token_id)
         return self._image_tokens[size]
 
 
@@ -122,12 +140,12 @@ class EvalCollator(Collator):
         return self._process(rows, [self.chat.render(row["messages"][:-1], prompt=True) for row in rows])
 
 
-def _meta(row: Row) -> dict[str, str]:
-    """Who a sample is, and what was asked last."""
+def _meta(row: Row) -> dict[str, Any]:
+    """Who a sample is, and what was asked last; and what was wrong with the rows that it stands in for."""
     asked = [message["content"] for message in row["messages"] if message["role"] == "user"]
     return {
         "id": row["id"],
         "kind": row["kind"],
         "question": asked[-1].replace(IMAGE_PLACEHOLDER, "").strip() if asked else "",
         "answer": row["messages"][-1]["content"],
-    }
+    } | ({"instead_of": row["instead_of"]} if "instead_of" in row else {})

@@ -1,19 +1,27 @@
-"""The data module: one question set, five loaders."""
+"""The data module: question sets, five loaders."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader, Sampler
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader
 
 from ..errors import UserError
-from .collate import Collator, EvalCollator, TokenCounter, TrainCollator
-from .rows import Rows, has_split, load_rows
+from ..progress import Bar
+from .checks import Findings
+from .collate import EvalCollator, TrainCollator
+from .images import PixelBound
+from .lengths import Lengths, measure_lengths
+from .lenient import Replaced, Replacing, decodable
+from .loader import make_loader
+from .mixture import TrainSource, joined
+from .rows import Rows, open_rows
 from .sampler import EvalSampler, TrainSampler, rank_and_world
+from .sources import has_split
 
 SPLITS_OF_STAGE = {
     "fit": ("train", "validation"),
@@ -21,10 +29,12 @@ SPLITS_OF_STAGE = {
     "test": ("test",),
     "predict": ("test",),
 }
+SHOWN_FROM = 20_000
+"""Rows from which on counting their tokens has a progress bar."""
 
 
 class VQADataModule(L.LightningDataModule):
-    """Questions about images, from a folder or the Hub. See the README for the format of a row.
+    """Questions about images, from files, folders or the Hub. See the README for the formats of a row.
 
     Set :attr:`processor` before the first loader is asked for. Build the Trainer with
     ``use_distributed_sampler=False``: the samplers here know about ranks, and Lightning's would count rows twice.
@@ -32,7 +42,15 @@ class VQADataModule(L.LightningDataModule):
     Parameters
     ----------
     path
-        Folder with files ``<split>-*.parquet`` (train, calibration, validation, test), or a Hub dataset id.
+        A file .parquet, .json or .jsonl, a folder with files <split>-*.parquet or <split>.jsonl (train, calibration,
+        validation, test), a folder written by datasets' save_to_disk, or a Hub dataset id.
+    image_root
+        What image paths in it are relative to; the folder of the set unless given.
+    subset
+        Configuration of a Hub set that has several.
+    train
+        Question sets to train on, each with path, split, weight, image_root and subset; null is the split train of
+        path. A weight says how often each row is visited in an epoch.
     batch_size
         Training rows per step and device.
     eval_batch_size
@@ -43,6 +61,13 @@ class VQADataModule(L.LightningDataModule):
         Processes that read images and tokenise; 0 does it in the main process.
     max_length
         Training rows of more tokens, visual tokens included, are dropped; none is ever cut.
+    max_pixels
+        Images of more pixels are made smaller before the model's processor sees them, in every split.
+    group_by_length
+        Training rows of about the same number of tokens share a batch, so that little is padding.
+    strict
+        true: the first bad row (no answer, missing or broken image, ...) stops the run. false: bad rows are skipped and
+        counted, and a training row whose image proves broken when it is decoded is replaced by the next one.
     train_limit
         Train on at most this many rows, drawn by the seed.
     validation_limit
@@ -61,18 +86,26 @@ class VQADataModule(L.LightningDataModule):
     def __init__(
         self,
         path: str,
+        image_root: str | None = None,
+        subset: str | None = None,
+        train: list[TrainSource] | None = None,
         batch_size: int = 8,
         eval_batch_size: int = 16,
         calibration_samples: int = 64,
         num_workers: int = 0,
         max_length: int | None = None,
+        max_pixels: int | None = None,
+        group_by_length: bool = False,
+        strict: bool = True,
         train_limit: int | None = None,
         validation_limit: int | None = None,
         test_limit: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.path, self.num_workers, self.max_length, self.seed = path, num_workers, max_length, seed
+        self.path, self.image_root, self.subset, self.train = path, image_root, subset, train
+        self.num_workers, self.max_length, self.group_by_length = num_workers, max_length, group_by_length
+        self.strict, self.seed = strict, seed
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.limits = {
             "train": train_limit,
@@ -80,30 +113,101 @@ class VQADataModule(L.LightningDataModule):
             "validation": validation_limit,
             "test": test_limit,
         }
-        self.processor: Any = None
+        self.bound = PixelBound(max_pixels)
+        self._given: Any = None
         self._resumed = {"epoch": 0, "batches": 0}
+        self.unanswered = False
+        """Whether training rows may lack their last answer, because a teacher gives it: see `answer`."""
         self._rows: dict[str, Rows] = {}
+        self._kept: tuple[Rows, Lengths | None] | None = None
+        self._replaced = Replaced()
         self._check_arguments()
+
+    @property
+    def processor(self) -> Any:
+        """The model's processor."""
+        if self._given is None:
+            raise RuntimeError("set the data module's `processor` before asking for a loader")
+        return self._given
+
+    @processor.setter
+    def processor(self, processor: Any) -> None:
+        self._given, self._kept = processor, None
+        if processor is not None:
+            self.bound.fit_to(processor)
 
     def setup(self, stage: str) -> None:
         """Read and check the splits of a stage, so that bad rows stop a run before it begins."""
+        unread = stage == "fit" and self.trainer is not None and self.trainer.limit_val_batches == 0
         for split in SPLITS_OF_STAGE[stage]:
-            self.rows(split)
+            if not (unread and split == "validation"):
+                self.rows(split)
 
     def rows(self, split: str) -> Rows:
         """The checked rows of a split, after its limit, before `max_length`."""
         if split not in self._rows:
-            found = split
-            if split == "calibration" and not has_split(self.path, split):
-                found = "train"
-            self._rows[split] = load_rows(self.path, found).sample(self.limits[split], self.seed)
+            rows, findings = self.open_split(split)
+            for found in findings:
+                self._refuse_or_report(found)
+            if not len(rows):
+                raise UserError(f"{rows.source}: every row is bad; the first: {findings[0].bad[0].message}")
+            rows = rows.sample(self.limits[split], self.seed)
+            self._rows[split] = rows if self.strict or split == "train" else decodable(rows)
         return self._rows[split]
+
+    def answer(self, answers: Mapping[int, str]) -> None:
+        """Give training rows that lack their answers these, by the rows' numbers (`Rows.index`)."""
+        self.rows("train").answers.update(answers)
+        self._kept = None
+
+    def open_split(self, split: str) -> tuple[Rows, list[Findings]]:
+        """The good rows of a split, before its limit, and what was found in each of the sets that it comes from."""
+        if split == "train" and self.train is not None:
+            wanted = [(source.path, source.split, source.image_root, source.subset) for source in self.train]
+        else:
+            in_train = split == "calibration" and not has_split(self.path, split, self.subset)
+            wanted = [(self.path, "train" if in_train else split, self.image_root, self.subset)]
+        may_lack = self.unanswered and split == "train"
+        sets, findings = zip(*(open_rows(*each, bound=self.bound, unanswered=may_lack) for each in wanted), strict=True)
+        return joined(sets), list(findings)
+
+    def lengths(self, rows: Rows) -> Lengths:
+        """Tokens of each of these rows; kept for the next time where there are many."""
+        if len(rows) < SHOWN_FROM or rank_and_world()[0]:
+            return measure_lengths(rows, self.processor, self.num_workers)
+        with Bar("      counting tokens", "rows", len(rows)) as bar:
+            return measure_lengths(rows, self.processor, self.num_workers, bar.advance_to)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled conversations with labels."""
-        rows = self._short_enough(self.rows("train"))
-        sampler = TrainSampler(len(rows), self.seed, self._resumed["epoch"], self._resumed["batches"] * self.batch_size)
-        return self._loader(rows, TrainCollator(self._processor()), self.batch_size, sampler)
+        rows, lengths = self.training_rows()
+        sampler = self.train_sampler(rows, lengths)
+        collate = TrainCollator(self.processor)
+        if self.strict:
+            return make_loader(rows, rows.source, collate, self.batch_size, sampler, self.num_workers)
+        replacing = Replacing(rows, collate)
+        return make_loader(replacing, rows.source, replacing.batch, self.batch_size, sampler, self.num_workers)
+
+    def training_rows(self) -> tuple[Rows, Lengths | None]:
+        """The rows of training, those longer than `max_length` dropped, and their lengths where anybody asks."""
+        if self._kept is None:
+            rows, lengths = self.rows("train"), None
+            if self.max_length is not None or self.group_by_length:
+                rows, lengths = self._short_enough(rows)
+            self._kept = rows, lengths
+        return self._kept
+
+    def train_sampler(self, rows: Rows, lengths: Lengths | None) -> TrainSampler:
+        """The order of training rows, from where an earlier process ended."""
+        return TrainSampler(
+            [len(numbers) for _, numbers in rows.by_part()],
+            self.seed,
+            self._resumed["epoch"],
+            self._resumed["batches"] * self.batch_size,
+            weights=[source.weight for source in self.train] if self.train is not None else None,
+            lengths=lengths.tokens if self.group_by_length else None,
+            batch_size=self.batch_size,
+        )
 
     def val_dataloader(self) -> DataLoader:
         """Prompts of the split validation."""
@@ -136,43 +240,45 @@ class VQADataModule(L.LightningDataModule):
         """Have the next training loader go on from there."""
         self._resumed = dict(state_dict)
 
+    # -- rows that prove unusable in the middle of training --------------------------------------------------------
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Count rows that were replaced."""
+        self._replaced.note(batch)
+        return batch
+
+    def teardown(self, stage: str) -> None:
+        """Say how many rows were replaced."""
+        if (summary := self._replaced.summary()) is not None:
+            rank_zero_warn(summary)
+        self._replaced = Replaced()
+
     def _eval_loader(self, split: str) -> DataLoader:
-        rows = self.rows(split)
-        return self._loader(rows, EvalCollator(self._processor()), self.eval_batch_size, EvalSampler(len(rows)))
+        return self.prompt_dataloader(self.rows(split))
 
-    def _loader(self, rows: Rows, collate: Collator, batch_size: int, sampler: Sampler) -> DataLoader:
-        world = rank_and_world()[1]
-        if len(rows) < world:  # the other processes would wait forever for one that has nothing to do
-            raise UserError(f"{rows.source}: {len(rows)} rows, expected at least one for each of {world} processes")
-        if self.num_workers:
-            # The tokenizer's threads do not survive the fork of worker processes, and warn about it once a worker.
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        return DataLoader(
-            rows,
-            batch_size=batch_size,
-            sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def prompt_dataloader(self, rows: Rows) -> DataLoader:
+        """Prompts of these rows, shared among the processes."""
+        collate = EvalCollator(self.processor)
+        sampler = EvalSampler(len(rows))
+        return make_loader(rows, rows.source, collate, self.eval_batch_size, sampler, self.num_workers)
 
-    def _short_enough(self, rows: Rows) -> Rows:
-        """Training rows of at most `max_length` tokens."""
-        if self.max_length is None:
-            return rows
-        counter = TokenCounter(self._processor())
-        kept = [i for i, row in enumerate(rows.messages_and_sizes()) if counter.count(*row) <= self.max_length]
-        dropped = len(rows) - len(kept)
-        rank_zero_info(f"{rows.source}: dropped {dropped} of {len(rows)} rows longer than {self.max_length} tokens")
-        if not kept:
+    def _short_enough(self, rows: Rows) -> tuple[Rows, Lengths]:
+        """Training rows of at most `max_length` tokens, and their lengths."""
+        lengths = self.lengths(rows)
+        self._refuse_or_report(Findings(rows.source, len(rows), 0, lengths.bad))
+        longest = self.max_length or np.iinfo(np.int32).max
+        kept = np.flatnonzero((lengths.tokens >= 0) & (lengths.tokens <= longest))
+        if self.max_length is not None:
+            dropped = int((lengths.tokens > longest).sum())
+            rank_zero_info(f"{rows.source}: dropped {dropped} of {len(rows)} rows longer than {longest} tokens")
+        if not len(kept):
             raise UserError(f"{rows.source}: every row is longer than data.max_length={self.max_length} tokens")
-        return rows.select(kept)
+        return rows.select(kept), lengths.select(kept)
 
-    def _processor(self) -> Any:
-        if self.processor is None:
-            raise RuntimeError("set the data module's `processor` before asking for a loader")
-        return self.processor
+    def _refuse_or_report(self, found: Findings) -> None:
+        if self.strict:
+            found.refuse()
+        elif found.bad:
+            rank_zero_warn(found.summary())
 
     def _check_arguments(self) -> None:
         numbers = {
@@ -180,6 +286,7 @@ class VQADataModule(L.LightningDataModule):
             "eval_batch_size": self.eval_batch_size,
             "calibration_samples": self.limits["calibration"],
             "max_length": self.max_length,
+            "max_pixels": self.bound.max_pixels,
             **{f"{split}_limit": self.limits[split] for split in ("train", "validation", "test")},
         }
         for name, number in numbers.items():
@@ -187,3 +294,5 @@ class VQADataModule(L.LightningDataModule):
                 raise UserError(f"data.{name} is {number}, expected at least 1")
         if self.num_workers < 0:
             raise UserError(f"data.num_workers is {self.num_workers}, expected 0 or more")
+        if self.train == []:
+            raise UserError("data.train is an empty list, expected question sets, or null")

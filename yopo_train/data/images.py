@@ -1,0 +1,84 @@
+"""Opening a row's images, and keeping them below a number of pixels."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as PILImage
+
+from .formats import Image
+
+
+@dataclass
+class PixelBound:
+    """What `data.max_pixels` does: a larger image is made smaller, its aspect kept, before the processor sees it.
+
+    Processors that resize by a number of pixels themselves (Qwen-VL's) round both sides to a multiple of their merged
+    patch. The size is then the very one that they would choose by a ``max_pixels`` of their own, so that they leave the
+    image as it is.
+
+    Parameters
+    ----------
+    max_pixels
+        The most that an image may have; None is no bound.
+    multiple
+        What both sides are rounded to, in pixels.
+    own
+        The processor's own bound in pixels; where it is the lower one, only it acts.
+    """
+
+    max_pixels: int | None = None
+    multiple: int = 1
+    own: int | None = None
+
+    def fit_to(self, processor: Any) -> None:
+        """Round as this processor does."""
+        images = processor.image_processor
+        if (merge := getattr(images, "merge_size", None)) is not None:
+            self.multiple = images.patch_size * merge
+            size = images.size
+            self.own = size.get("longest_edge") if isinstance(size, dict) else getattr(size, "longest_edge", None)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that an image is given."""
+        if self.max_pixels is None or (self.own is not None and self.own <= self.max_pixels):
+            return width, height
+        rounded = [max(self.multiple, round(side / self.multiple) * self.multiple) for side in (width, height)]
+        if math.prod(rounded) <= self.max_pixels:
+            return width, height
+        # transformers' smart_resize, from Qwen2-VL
+        beta = math.sqrt(width * height / self.max_pixels)
+        sides = (math.floor(side / beta / self.multiple) * self.multiple for side in (width, height))
+        width, height = (max(self.multiple, side) for side in sides)
+        return width, height
+
+    def __call__(self, image: PILImage.Image) -> PILImage.Image:
+        size = self.size(*image.size)
+        return image if size == image.size else image.resize(size, PILImage.Resampling.BICUBIC)
+
+
+def image_file(name: str, folder: Path) -> Path:
+    """Where an image lies that a row names by its path, relative to the folder of the set."""
+    return Path(name) if Path(name).is_absolute() else folder / name
+
+
+def name_of(image: Image) -> str:
+    """What messages call an image."""
+    return "image" if isinstance(image, dict) else image
+
+
+def read_size(image: Image, folder: Path) -> tuple[int, int]:
+    """Width and height, from the header alone."""
+    place = io.BytesIO(image["bytes"]) if isinstance(image, dict) else image_file(image, folder)
+    with PILImage.open(place) as opened:
+        return opened.size
+
+
+def decode(image: Image, folder: Path) -> PILImage.Image:
+    """The whole image, in RGB."""
+    data = image["bytes"] if isinstance(image, dict) else image_file(image, folder).read_bytes()
+    return PILImage.open(io.BytesIO(data)).convert("RGB")

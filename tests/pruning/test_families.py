@@ -16,8 +16,8 @@ from yopo_train.models import family_of
 from yopo_train.models.prompt import real_tokens, visual_mask
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import prune, unprune
+from yopo_train.recovery import LoraOptions
 from yopo_train.recovery.adapter import attach_lora
-from yopo_train.recovery.options import LoraOptions
 
 each_mechanism = pytest.mark.parametrize("mechanism", MECHANISMS)
 

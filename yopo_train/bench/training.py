@@ -12,8 +12,8 @@ from ..errors import UserError
 from ..models.prompt import visual_mask
 from ..pruning import unprune
 from ..recovery.adapter import attach_lora
+from ..recovery.lora_options import LoraOptions
 from ..recovery.loss import IGNORE, answer_loss
-from ..recovery.options import LoraOptions
 from .timer import Stopwatch
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from yopo_train.calibration.collect import stack_layers
 from yopo_train.models import family_of
 from yopo_train.models.offload import resident
+from yopo_train.models.quantization import plain_weight
 from yopo_train.plan import ModelDims
 
 ROWS = 64
@@ -38,9 +39,11 @@ class WeightNorms:
     def of_layer(cls, layer: nn.Module, dims: ModelDims) -> "WeightNorms":
         """Norms of a decoder layer whose weights are in memory."""
         attention, mlp = layer.self_attn, layer.mlp
-        query = _norm(attention.q_proj.weight, dim=1).view(dims.heads, dims.head_dim)
-        output = _norm(attention.o_proj.weight, dim=0).view(dims.heads, dims.head_dim)
-        gate, up, down = _norm(mlp.gate_proj.weight, 1), _norm(mlp.up_proj.weight, 1), _norm(mlp.down_proj.weight, 0)
+        query = _norm(plain_weight(attention.q_proj), dim=1).view(dims.heads, dims.head_dim)
+        output = _norm(plain_weight(attention.o_proj), dim=0).view(dims.heads, dims.head_dim)
+        gate, up, down = (
+            _norm(plain_weight(layer), dim) for layer, dim in ((mlp.gate_proj, 1), (mlp.up_proj, 1), (mlp.down_proj, 0))
+        )
         return cls(
             (query.square() + output.square()).sum(dim=1).sqrt(),
             (gate.square() + up.square() + down.square()).sqrt(),

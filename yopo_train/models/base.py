@@ -43,6 +43,14 @@ class Family(ABC):
         """The language model without its head: it has ``layers``, ``norm`` and ``rotary_emb``."""
         return self.core(model).language_model
 
+    def vision_tower(self, core: nn.Module) -> nn.Module:
+        """What turns pixels into features; it may hold the projector."""
+        return core.vision_tower
+
+    def projectors(self, core: nn.Module) -> list[nn.Module]:
+        """What turns features into visual tokens."""
+        return [core.multi_modal_projector]
+
     def dims(self, config: Any) -> ModelDims:
         """Dimensions of the language model that a plan has to match."""
         text = config.get_text_config()

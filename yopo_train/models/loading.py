@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ..errors import UserError
 from . import family_of
 from .processors import load_processor
+from .quantization import keep_layout, quantization_config
 
 CONVERTIBLE = {"LlavaLlamaForCausalLM": "llava", "InternVLChatModel": "internvl2"}
 """Architectures that `from_pretrained` cannot read, and the converter for each."""
@@ -41,6 +42,7 @@ def load_base(
     device_map: str | dict[str, Any] | None = None,
     max_memory: dict[int | str, int | str] | None = None,
     offload_folder: str | Path | None = None,
+    quantization: str | None = None,
 ):
     """Load an unpruned multimodal LLM with its processor.
 
@@ -62,6 +64,8 @@ def load_base(
         What ``auto`` may use of a device, like ``{0: "20GiB", "cpu": "60GiB"}``; the rest stays on disk.
     offload_folder : str or Path, optional
         Where weights are written that cannot be read from the checkpoint's own files as they are needed.
+    quantization : str, optional
+        ``nf4``, ``fp4`` or ``int8``, see `quantization`.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def load_base(
     ------
     UserError
         Unknown path, unsupported family, a transformers that is too old for it, no processor or that of another family,
-        unknown dtype, or weights that are missing or damaged.
+        unknown dtype, weights that are missing or damaged, or bitsandbytes is needed and missing.
     """
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}, expected one of: {', '.join(DTYPES)}")
@@ -79,6 +83,9 @@ def load_base(
     config = load_config(name, revision)
     processor = _load(load_processor, name, "processor", config=config, revision=revision)
     placement = {"device_map": device_map, "max_memory": max_memory, "offload_folder": offload_folder}
+    if quantization is not None:
+        placement["quantization_config"] = quantization_config(quantization, config, dtype)
+        placement["device_map"] = device_map or "cpu"  # the trainer moves it; without one, all processes take device 0
     model, report = _load(
         AutoModelForImageTextToText.from_pretrained,
         name,
@@ -89,6 +96,8 @@ def load_base(
         **placement,
         output_loading_info=True,
     )
+    if quantization is not None:
+        keep_layout(model)
     if missing := sorted(report["missing_keys"]):  # transformers makes them up at random, and warns
         raise UserError(f"{name} lacks {len(missing)} weights that its config.json asks for, the first is {missing[0]}")
     return model.eval(), processor

@@ -25,6 +25,12 @@ class Qwen2VL(Family):
     text_types = ("qwen2_vl_text", "qwen2_5_vl_text")
     described_by = {modality: (name,) for modality, name in SIZES.items()}  # noqa: RUF012
 
+    def vision_tower(self, core):
+        return core.visual
+
+    def projectors(self, core):
+        return [core.visual.merger, *getattr(core.visual, "deepstack_merger_list", [])]  # the list is Qwen3-VL's
+
     def placeholders(self, config):
         return {"image": config.image_token_id, "video": config.video_token_id}
 

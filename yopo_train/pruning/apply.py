@@ -112,6 +112,22 @@ def dense_mode(model: nn.Module) -> Iterator[nn.Module]:
         state.enabled = before
 
 
+@contextmanager
+def base_order(model: nn.Module) -> Iterator[nn.Module]:
+    """Within this context the plan is off the model; behind it, it is on again.
+
+    For whatever makes weights of weights (an adapter that begins with their singular values), or puts layers on the
+    model that the plan has to know about.
+    """
+    state = _state(model)
+    unprune(model)
+    try:
+        yield model
+    finally:
+        if state is not None:
+            prune(model, state.plan, state.backend)
+
+
 def _reorder(text_model: nn.Module, state: PruneState) -> None:
     whole = {}
     for number in range(state.plan.depth):

@@ -6,16 +6,19 @@ model when it was trained: plain peft loads it onto the dense model.
 
 import re
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from yopo_train.errors import UserError
-from yopo_train.models import family_of
-from yopo_train.recovery.options import LoraOptions
+from yopo_train.models import family_of, unwrap
+from yopo_train.pruning import base_order
+from yopo_train.pruning.order import BLOCKS
+from yopo_train.recovery.lora_options import LoraOptions
 from yopo_train.run_folder import new_folder
 
 WEIGHTS = "adapter_model.safetensors"
@@ -29,20 +32,41 @@ def lora_targets(model: nn.Module, options: LoraOptions) -> str:
     Raises
     ------
     UserError
-        It is no regular expression, or no layer matches it.
+        It is no regular expression, or no layer matches it; or there is no decoder layer of a number.
     """
-    wanted, every = options.target_modules, family_of(model).lora_targets()
-    if wanted is None:
-        return every
-    names = wanted if isinstance(wanted, str) else "|".join(re.escape(name) for name in wanted)
-    pattern = names if isinstance(wanted, str) else rf"(?={every}$).*\.({names})"
+    wanted = options.target_modules
+    if isinstance(wanted, str):
+        pattern = wanted
+    else:
+        pattern = _of_layers(model, options.layers_to_transform)
+        if wanted is not None:
+            names = "|".join(re.escape(name) for name in wanted)
+            pattern = rf"(?={pattern}$).*\.({names})"
     try:
         found = any(re.fullmatch(pattern, name) for name, _ in model.named_modules())
     except re.error as error:
         raise UserError(f"model.lora.target_modules is {wanted!r}, not a regular expression: {error}") from None
     if not found:
         raise UserError(f"model.lora.target_modules is {wanted}, but no layer has such a name")
-    return pattern
+    return f"{pattern}|{_of_projectors(model)}" if options.projector else pattern
+
+
+def _of_layers(model: nn.Module, numbers: list[int] | None) -> str:
+    """The family's expression, for some decoder layers only."""
+    every, depth = family_of(model).lora_targets(), family_of(model).dims(unwrap(model).config).layers
+    if numbers is None:
+        return every
+    if max(numbers) >= depth:
+        raise UserError(f"model.lora.layers_to_transform names layer {max(numbers)}, expected 0 to {depth - 1}")
+    return every.replace(r"\.layers\.\d+\.", rf"\.layers\.({'|'.join(map(str, sorted(numbers)))})\.")
+
+
+def _of_projectors(model: nn.Module) -> str:
+    family, base = family_of(model), unwrap(model)
+    linear = {
+        part for module in family.projectors(family.core(base)) for part in module.modules() if type(part) is nn.Linear
+    }
+    return "|".join(re.escape(name) for name, module in base.named_modules() if module in linear)
 
 
 def attach_lora(model: nn.Module, options: LoraOptions) -> PeftModel:
@@ -59,24 +83,51 @@ def attach_lora(model: nn.Module, options: LoraOptions) -> PeftModel:
         No layer matches ``target_modules``, or peft does not accept the options.
     """
     settings = asdict(options) | {"target_modules": lora_targets(model, options)}
+    del settings["projector"], settings["layers_to_transform"]  # are in the expression
+    _check_saved_modules(model, options)
     try:
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
-    except ValueError as error:
+        with base_order(model) if options.depends_on_weights else nullcontext():
+            return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    except (ValueError, TypeError, NotImplementedError, IndexError) as error:
         raise UserError(f"section model.lora: {' '.join(str(error).split())}") from error
 
 
-def save_adapter(model: PeftModel, folder: str | Path, base: str, revision: str | None) -> None:
+def _check_saved_modules(model: nn.Module, options: LoraOptions) -> None:
+    """A copy of what the plan reorders would stand in an order of its own."""
+    layers = family_of(model).text_model(unwrap(model)).layers
+    reordered = {part for layer in layers for block in BLOCKS for part in layer.get_submodule(block).modules()}
+    for wanted in options.modules_to_save or []:
+        found = {name: module for name, module in model.named_modules() if name.endswith(wanted)}  # as peft asks it
+        if not found:
+            raise UserError(f"model.lora.modules_to_save names {wanted!r}, but no module has such a name")
+        for name, module in found.items():
+            if not reordered.isdisjoint(module.modules()):
+                raise UserError(
+                    f"model.lora.modules_to_save names {wanted!r}, which is {name}: expected modules outside of the "
+                    "decoder layers' attention and FFN (target_modules is for those)"
+                )
+
+
+def save_adapter(
+    model: PeftModel, folder: str | Path, base: str, revision: str | None, weights: dict[str, Tensor] | None = None
+) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``.
 
     Parameters
     ----------
     base, revision
         What the adapter names as its base model.
+    weights
+        The trained ones by their name in the model, where it has only shards of them.
     """
     config = model.peft_config["default"]
     config.base_model_name_or_path, config.revision = base, revision
     with new_folder(folder) as temporary:
-        model.save_pretrained(temporary, save_embedding_layers=False)  # would ask the Hub for the base
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=".*have invalid shape"
+            )  # so peft 0.21 calls the bias of lora_bias
+            model.save_pretrained(temporary, state_dict=weights, save_embedding_layers=False)  # would ask for the base
         # peft's card is a questionnaire without answers
         (temporary / "README.md").unlink(missing_ok=True)
 
@@ -95,7 +146,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> PeftModel:
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             found = set(file.offset_keys())
-        with warnings.catch_warnings():
+        with base_order(model), warnings.catch_warnings():  # the adapter may begin with the base's weights
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
             loaded = PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

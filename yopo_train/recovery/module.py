@@ -1,7 +1,7 @@
 """The model as Lightning trains and scores it."""
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -12,12 +12,18 @@ from yopo_train.calibration import PlanConfig
 from yopo_train.errors import UserError
 from yopo_train.models import family_of, load_base
 from yopo_train.models.offload import is_dispatched
+from yopo_train.models.quantization import Quantization
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import active_plan, prune
 from yopo_train.recovery.adapter import attach_lora
-from yopo_train.recovery.loss import answer_loss
+from yopo_train.recovery.distillation import make_loss
+from yopo_train.recovery.freezing import Part, train_all_but
+from yopo_train.recovery.lora_options import LoraOptions
 from yopo_train.recovery.optimizer import lr_factor, make_optimizer
-from yopo_train.recovery.options import LoraOptions, OptimizerOptions
+from yopo_train.recovery.options import DistillationOptions, OptimizerOptions
+from yopo_train.recovery.sharding import FSDP2, shard
+from yopo_train.recovery.token_mean import TokenMean
+from yopo_train.recovery.tuning import check_tuning
 
 
 class YopoModule(LightningModule):
@@ -33,8 +39,12 @@ class YopoModule(LightningModule):
         Branch, tag or commit on the Hub.
     dtype
         Type that the base is loaded in; auto is the one it was saved in. A LoRA adapter stays in float32.
+    quantization
+        Load the language model's linear layers in 4 or 8 bits (QLoRA; needs bitsandbytes); null leaves them whole.
     tuning
         lora: an adapter on the language model. full: every weight. none: no training.
+    freeze
+        Parts that tuning full leaves as they are: vision, projector, language, embeddings.
     pruning
         How to prune; null leaves the model dense.
     plan
@@ -43,6 +53,11 @@ class YopoModule(LightningModule):
         The adapter.
     optimizer
         Which one, and its schedule.
+    loss
+        ce: cross-entropy on the answers' tokens. kd: the divergence there from what the model says without plan and
+        adapter. ce+kd: both.
+    distillation
+        How that teacher is followed.
     gradient_checkpointing
         Recompute each layer in the backward pass instead of keeping its activations.
     backend
@@ -62,7 +77,8 @@ class YopoModule(LightningModule):
     Raises
     ------
     UserError
-        Both a plan and a pruning section, wrong values in it, or a place for offloaded weights without a device map.
+        Both a plan and a pruning section, wrong values in it, a place for offloaded weights without a device map, or a
+        teacher, frozen parts or quantized weights with a tuning that cannot have them.
     """
 
     strict_loading = False  # checkpoints hold trainable weights only; `on_load_checkpoint` compares the names
@@ -72,11 +88,15 @@ class YopoModule(LightningModule):
         base: str,
         revision: str | None = None,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        quantization: Quantization | None = None,
         tuning: Literal["lora", "full", "none"] = "lora",
+        freeze: list[Part] | None = None,
         pruning: PlanConfig | None = None,
         plan: str | None = None,
         lora: LoraOptions = LoraOptions(),
         optimizer: OptimizerOptions = OptimizerOptions(),
+        loss: Literal["ce", "kd", "ce+kd"] = "ce",
+        distillation: DistillationOptions = DistillationOptions(),
         gradient_checkpointing: bool = False,
         backend: Literal["compact", "reference"] = "compact",
         max_new_tokens: int = 16,
@@ -96,20 +116,30 @@ class YopoModule(LightningModule):
         for name, value in self.placement.items():
             if value is not None and device_map is None:
                 raise UserError(f"model.{name} is {value}, expected null where model.device_map is null")
-        self.base, self.revision, self.base_dtype = base, revision, dtype
-        self.tuning, self.lora_options, self.optimizer_options = tuning, lora, optimizer
+        check_tuning(tuning, quantization, freeze, lora, loss, plan is not None or pruning is not None)
+        self.base, self.revision, self.base_dtype, self.quantization = base, revision, dtype, quantization
+        self.tuning, self.freeze_parts = tuning, freeze or []
+        self.lora_options, self.optimizer_options = lora, optimizer
+        self.loss, self.distillation = loss, distillation
+        self.objective, self._mean = make_loss(loss, distillation), TokenMean()
         self.pruning, self.plan_file, self.backend = pruning, plan, backend
         self.gradient_checkpointing, self.max_new_tokens = gradient_checkpointing, max_new_tokens
         self.save_dtype = save_dtype
         self.model: nn.Module | None = None
         self.processor: Any = None
-        self._tokens, self._started = 0, 0.0
+        self.watchers: list[Callable[[Tensor, list[Tensor]], None]] = []
+        """Called with loss and gradients of each optimizer step, before the weights change."""
 
     # -- from base to trainable -----------------------------------------------------------------------------------
     @property
     def prunes(self) -> bool:
         """Whether there is a plan, or one to be made."""
         return self.pruning is not None or self.plan_file is not None
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the loss needs what the unpruned model says."""
+        return self.loss != "ce"
 
     @property
     def is_placed(self) -> bool:
@@ -131,7 +161,8 @@ class YopoModule(LightningModule):
         """
         if self.model is None or folder is not None:
             source = (self.base, self.revision) if folder is None else (folder, None)
-            model, self.processor = load_base(*source, dtype=self.base_dtype, **self.placement)
+            options = {"dtype": self.base_dtype, "quantization": self.quantization if folder is None else None}
+            model, self.processor = load_base(*source, **options, **self.placement)
             if is_dispatched(model):
                 self.__dict__["model"] = model  # not a submodule: Lightning would move it
             else:
@@ -165,7 +196,7 @@ class YopoModule(LightningModule):
         if self.tuning == "lora":
             self.model = attach_lora(self.model, self.lora_options)
         else:
-            self.model.requires_grad_(True)
+            train_all_but(self.model, self.freeze_parts)
         if self.gradient_checkpointing:
             # transformers 5.2x renamed it
             base = getattr(self.model, "get_base_model", lambda: self.model)()
@@ -176,23 +207,28 @@ class YopoModule(LightningModule):
         """The weights that training changes, by name."""
         return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
 
+    def configure_model(self) -> None:
+        """Shard the model, where the trainer's strategy is `FSDP2`."""
+        if isinstance(self.trainer.strategy, FSDP2):
+            shard(self.model, self.trainer.strategy.device_mesh)
+
     # -- training -------------------------------------------------------------------------------------------------
     def on_fit_start(self) -> None:
         self.model.train()  # Lightning keeps modes as they are, and from_pretrained gives eval mode
-        self._tokens, self._started = 0, time.perf_counter()
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Mean cross-entropy over the answers' tokens. Tokens per second are this process's, since the start."""
-        loss = answer_loss(self.model, batch)
-        self._tokens += int(batch["attention_mask"].sum())
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/tokens_per_s", self._tokens / (time.perf_counter() - self._started), prog_bar=True)
-        return loss
+        """Mean loss over the answers' tokens of all processes."""
+        sums = self.objective(self.model, batch)
+        return self._mean.add(sums, whole_step=self.trainer.strategy.handles_gradient_accumulation)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         gradients = [weight.grad for weight in self.trainable().values() if weight.grad is not None]
-        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        if not self.trainer.strategy.handles_gradient_accumulation:
+            self._mean.settle(gradients, self.trainer.accumulate_grad_batches)
+        for name, value in self._mean.means.items():
+            self.log(f"train/{name}", value)
+        for look in self.watchers:
+            look(self._mean.means["loss"], gradients)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimizer; linear warm-up, then cosine, over all steps of the fit."""
@@ -233,6 +269,11 @@ class YopoModule(LightningModule):
             if found.get(name) != wanted.get(name):
                 raise UserError(f"checkpoint weight {name} has shape {found.get(name)}, expected {wanted.get(name)}")
 
-    def _identity(self) -> dict[str, str | None]:
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint belongs to: numbers and texts by name."""
         plan = active_plan(self.model)
-        return {"base": self.base, "plan": plan.id if plan is not None else None, "tuning": self.tuning}
+        kinds = {"base": self.base, "plan": plan.id if plan is not None else None, "tuning": self.tuning}
+        sections = {"lora": self.lora_options} if self.tuning == "lora" else {}
+        sections["optimizer"] = self.optimizer_options
+        options = {f"{name}.{key}": value for name, each in sections.items() for key, value in asdict(each).items()}
+        return kinds | {name: str(value) for name, value in options.items()}

@@ -76,8 +76,17 @@ def make_optimizer(weights: Mapping[str, nn.Parameter], options: OptimizerOption
         parts.append(Muon(groups, lr=options.lr * options.muon_lr_ratio, adjust_lr_fn="match_rms_adamw"))
     rest = _groups((weight for name, weight in weights.items() if name not in hidden), options)
     if rest:
-        parts.append(AdamW(rest, lr=options.lr, betas=tuple(options.betas)))
+        parts.append(_adamw(rest, options))
     return parts[0] if len(parts) == 1 else ChainedOptimizer(*parts)
+
+
+def _adamw(groups: list[dict[str, Any]], options: OptimizerOptions) -> AdamW:
+    """One kernel a step where the weights are on a GPU."""
+    fused = all(weight.is_cuda for group in groups for weight in group["params"])
+    optimizer = AdamW(groups, lr=options.lr, betas=tuple(options.betas), fused=fused or None)
+    # it could undo fp16's loss scale in its kernel; then nobody could clip gradients before (Lightning refuses to)
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 def lr_factor(step: int, steps: int, options: OptimizerOptions) -> float:

@@ -1,0 +1,55 @@
+"""Configurations that shard the training: FSDP2 on one gloo rank; DeepSpeed where it is not installed."""
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from yopo_train.cli import main
+from yopo_train.pipeline import stages
+
+STRATEGIES = Path(__file__).parents[2] / "configs" / "strategies"
+
+
+@pytest.fixture(autouse=True)
+def alone_again(monkeypatch):
+    """No process group and none of its variables left for other tests."""
+    monkeypatch.setattr(stages, "BENCH_REPEATS", 1)
+    monkeypatch.setattr(stages, "BENCH_BATCH", 1)
+    before = dict(os.environ)
+    yield
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def losses(folder: Path) -> list[float]:
+    with (folder / "logs" / "metrics.csv").open() as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def test_fsdp2_trains_as_one_process_does(config, tmp_path):
+    options = ["--config", str(config), "--model.loss=ce+kd", "--data.test_limit=1"]
+    assert main(["fit", *options, f"--run_dir={tmp_path / 'alone'}"]) == 0
+    sharded = ["--config", str(STRATEGIES / "fsdp2.yaml"), "--trainer.devices=1"]
+    assert main(["fit", *options, *sharded, f"--run_dir={tmp_path / 'sharded'}"]) == 0
+    assert losses(tmp_path / "sharded") == pytest.approx(losses(tmp_path / "alone"), abs=1e-4)
+    answers = [(tmp_path / run / "predictions" / "recovered.jsonl").read_text() for run in ("alone", "sharded")]
+    assert answers[0] == answers[1]
+    assert (tmp_path / "sharded" / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "culprit"),
+    [
+        (["--config", str(STRATEGIES / "deepspeed.yaml")], "you must have DeepSpeed installed"),
+        (["--trainer.strategy=fsdp"], "trainer.strategy is fsdp, expected ddp, deepspeed, or FSDP2"),
+    ],
+)
+def test_what_cannot_be_had(options, culprit, config, capsys):
+    assert main(["fit", "--config", str(config), *options]) == 2
+    error = capsys.readouterr().err
+    assert culprit in error and len(error.splitlines()) == 1

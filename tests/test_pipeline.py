@@ -14,7 +14,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from yopo_train.calibration import Scores
 from yopo_train.cli import main
-from yopo_train.pipeline import stages, trainers
+from yopo_train.pipeline import stages
 from yopo_train.plan import PruningPlan
 from yopo_train.recovery import YopoModule
 from yopo_train.run_folder import RunFolder
@@ -167,7 +167,6 @@ def test_another_plan_is_not_put_under_trained_weights(config, tmp_path, capsys)
 
 
 def test_an_interrupted_training_goes_on_from_its_checkpoint(config, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(trainers, "CHECKPOINT_EVERY", 2)
     step = YopoModule.training_step
 
     def interrupted(self, batch, batch_idx):

@@ -52,9 +52,8 @@ def test_a_terminal_has_a_bar_that_an_error_ends():
 
 def test_a_stage_shows_optimizer_steps_and_the_loss_under_its_headline(capsys, monkeypatch):
     monkeypatch.setattr("yopo_train.progress.PLAIN_EVERY_S", 0.0)
-    metrics = {"train/loss": 0.5, "train/tokens_per_s": 20.0}
-    trainer = SimpleNamespace(estimated_stepping_batches=3, global_step=0, progress_bar_metrics=metrics)
-    stage = StageProgress("train")
+    trainer = SimpleNamespace(estimated_stepping_batches=3, global_step=0)
+    stage = StageProgress("train", lambda: "loss 0.500, 20 tokens/s")
     stage.on_train_start(trainer)
     trainer.global_step = 1
     stage.on_train_batch_end(trainer)

@@ -8,7 +8,9 @@
     report.html          all of it as plots, which are in plots/
     results.json         every number of the summary
     predictions/         one answer a line: <stage>.jsonl has the test questions, scored; the commands validate
-                         and predict add validate-<stage>.jsonl and predict-<stage>.jsonl, training adds val.jsonl
+                         and predict add validate-<stage>.jsonl and predict-<stage>.jsonl, training adds val.jsonl;
+                         <stage>/<benchmark>.jsonl has those to a benchmark
+    answers.jsonl        what the base model says to training questions without an answer (self-distillation)
     logs/                metrics.csv and TensorBoard events
     checkpoints/         last.ckpt: trainable weights and optimizer
     adapter/ or model/   the result: a standard peft adapter, or a complete model folder
@@ -59,6 +61,7 @@ class RunFolder:
         self.results_file = self.path / "results.json"
         self.predictions = self.path / "predictions"
         self.logs = self.path / "logs"
+        self.answers = self.path / "answers.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
         self.adapter = self.path / "adapter"

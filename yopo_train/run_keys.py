@@ -12,6 +12,7 @@ KEYS_OF_EVERYTHING = (
     "model.base",
     "model.revision",
     "model.dtype",
+    "model.quantization",
     "model.max_new_tokens",
     "data",
     "trainer.limit_test_batches",
@@ -21,11 +22,16 @@ KEYS_OF_EVERYTHING = (
 KEYS_OF_PLAN = ("model.pruning", "model.plan", "model.backend")
 KEYS_OF_TRAINING = (
     "model.tuning",
+    "model.freeze",
     "model.lora",
     "model.optimizer",
+    "model.loss",
+    "model.distillation",
     "model.save_dtype",
     "data.batch_size",
     "data.max_length",
+    "data.group_by_length",
+    "data.train",
     "data.train_limit",
     "trainer.max_steps",
     "trainer.max_epochs",
@@ -40,8 +46,10 @@ KEYS_OF_TRAINING = (
 )
 FREE_KEYS = (
     "run_dir",
+    "evaluation",  # each score says itself what was asked
     "data.num_workers",
     "data.eval_batch_size",
+    "data.strict",  # without it a run with bad rows would not be there
     "model.gradient_checkpointing",
     "trainer.logger",
     "trainer.log_every_n_steps",

@@ -19,6 +19,7 @@ from yopo_train.run_folder import RunFolder
 
 FIGURES = {
     "costs",
+    "training",
     "frontier",
     "heads",
     "cross-modal",
@@ -135,6 +136,7 @@ def test_what_is_missing_is_one_line_with_the_command_that_makes_it(run):
     (run.path / "plots" / "depth.png").write_bytes(b"of an earlier report")
     for name in ("curves.json", "search.json", "stability.json", "results.json", "plan.safetensors"):
         (run.path / name).unlink()
+    shutil.rmtree(run.logs)
     write_report(run.path)
     page = read(run)
     assert set(page.pictures) == OF_SCORES == {path.stem for path in (run.path / "plots").iterdir()}

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from yopo_train.calibration.planner import check_dims
 from yopo_train.data.module import VQADataModule
 from yopo_train.errors import UserError
+from yopo_train.evaluation.options import EvaluationOptions
 from yopo_train.models import family_of
 from yopo_train.pipeline.trainers import TrainerFactory
 from yopo_train.plan import PruningPlan
@@ -36,6 +37,12 @@ class Context:
         Splits of the data that the command will read: checked, row by row, before anything is done.
     trains
         Whether there will be any training.
+    ckpt_path
+        The checkpoint that training goes on from: last, none or a file.
+    evaluation
+        Benchmarks, and when they are scored.
+    benchmarks
+        Those that the command will score: read, and so checked, before anything is done.
     """
 
     run: RunFolder
@@ -47,6 +54,10 @@ class Context:
     seed: int
     splits: tuple[str, ...] = ()
     trains: bool = False
+    ckpt_path: str = "last"
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    benchmarks: tuple[str, ...] = ()
+    _items: dict[str, list] = field(default_factory=dict, init=False)
     tuned: bool = field(default=False, init=False)
 
     @property
@@ -71,6 +82,8 @@ class Context:
         self.data.processor = self.module.processor
         for split in self.splits:
             self.data.rows(split)
+        for name in self.benchmarks:
+            self.benchmark_items(name)
         if self.module.plan_file is not None:
             self.module.given_plan()
         if self.module.pruning is not None:
@@ -79,6 +92,18 @@ class Context:
         if self.trains and self.module.tuning == "lora":
             lora_targets(self.module.model, self.module.lora_options)
         on_first_rank(lambda: self.run.claim(self.config, self.command))
+
+    def benchmark_items(self, name: str) -> list[Any]:
+        """What a benchmark asks, read once.
+
+        Raises
+        ------
+        UserError
+            It is not where the configuration says, or something in it is wrong.
+        """
+        if name not in self._items:
+            self._items[name] = self.evaluation.items(name, self.seed)
+        return self._items[name]
 
     def _check_placement(self, processes: int) -> None:
         """Refuse what a model that is spread over devices cannot do, before it is loaded."""
@@ -150,6 +175,15 @@ def is_first_rank() -> bool:
 def several_processes() -> bool:
     """Whether other processes work on the same run."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def of_first_rank(value: Any) -> Any:
+    """The first process's value on all of them: what it has written meanwhile must not lead the others elsewhere."""
+    if not several_processes():
+        return value
+    found = [value]
+    torch.distributed.broadcast_object_list(found)
+    return found[0]
 
 
 def wait_for_all() -> None:

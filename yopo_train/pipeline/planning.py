@@ -17,6 +17,7 @@ from yopo_train.cost import Prompt
 from yopo_train.data.collate import EvalCollator
 from yopo_train.errors import UserError
 from yopo_train.models import model_inputs
+from yopo_train.models.architecture import architecture
 from yopo_train.models.offload import entry_device
 from yopo_train.models.prompt import prompt_of
 from yopo_train.pipeline.context import Context, is_first_rank, on_first_rank, say, several_processes
@@ -25,7 +26,9 @@ from yopo_train.plan import PruningPlan
 from yopo_train.progress import Bar
 from yopo_train.run_folder import RunFolder, write_text
 
-TUNED_SCORES = tuple(f"{split}.{stage}" for split in ("test", "validate") for stage in ("recovered", "trained"))
+TUNED_SCORES = tuple(
+    f"{section}.{stage}" for section in ("test", "validate", "benchmarks") for stage in ("recovered", "trained")
+)
 """Sections of ``results.json`` about a finetuned model."""
 
 
@@ -49,17 +52,18 @@ def planning(context: Context) -> str:
     """Gives ``plan.safetensors`` and the predicted costs."""
     context.to_base()
     module, run = context.module, context.run
-    prompt = typical_prompt(context)
+    prompt, config = typical_prompt(context), module.model.config
     if module.plan_file is not None:
         made = module.given_plan()
     else:
         made = decide(context, prompt)
-        made.base_model, made.revision = module.base, module.revision
+        made.base_model, made.revision = module.base, getattr(config, "_commit_hash", None) or module.revision
+    made.architecture = architecture(config)
     refuse_other_plan(made, run)
     cost = costs(module.model, made, prompt)
     context.record("cost", cost)
     # what was measured under a plan that was here before
-    stale = ["test.pruned", "validate.pruned", "bench", *TUNED_SCORES]
+    stale = ["test.pruned", "validate.pruned", "benchmarks.pruned", "bench", *TUNED_SCORES]
     context.forget(*stale if is_trained(run) else [*stale, "train"])
     on_first_rank(lambda: made.save(run.plan))
     if not made.heads.any():

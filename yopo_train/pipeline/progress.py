@@ -1,5 +1,6 @@
 """One progress bar a stage, fed by Lightning."""
 
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -15,11 +16,13 @@ class StageProgress(ProgressBar):
     ----------
     name
         What stands in front of the bar.
+    shown
+        What to say behind it about the training so far.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, shown: Callable[[], str] = str) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.shown = name, shown
         self._show = True
         self._bar: Bar | None = None
 
@@ -34,11 +37,7 @@ class StageProgress(ProgressBar):
         self._start("steps", int(trainer.estimated_stepping_batches), trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        metrics = trainer.progress_bar_metrics
-        text = f"loss {metrics['train/loss']:.3f}" if "train/loss" in metrics else ""
-        if "train/tokens_per_s" in metrics:
-            text += f", {metrics['train/tokens_per_s']:.0f} tokens/s"
-        self._advance_to(trainer.global_step, text)
+        self._advance_to(trainer.global_step, self.shown())
 
     def on_validation_start(self, trainer: Trainer, *args: Any) -> None:
         if trainer.state.fn != "fit":

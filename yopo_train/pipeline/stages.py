@@ -11,13 +11,18 @@ from lightning.pytorch import seed_everything
 from yopo_train.bench import Options, compare
 from yopo_train.evaluation.scorer import GenerationScorer
 from yopo_train.models import model_inputs
-from yopo_train.pipeline.context import Context, on_first_rank, say, wait_for_all
+from yopo_train.pipeline.answers import answering, take_answers
+from yopo_train.pipeline.benchmarks import BenchmarksOf, is_scored, training_callbacks
+from yopo_train.pipeline.checkpoints import checkpoint_to_continue
+from yopo_train.pipeline.context import Context, of_first_rank, on_first_rank, say, wait_for_all
 from yopo_train.pipeline.environment import describe_environment
 from yopo_train.pipeline.planning import TUNED_SCORES, calibration, is_trained, planning, study
 from yopo_train.pipeline.prompt import typical_batch
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import active_plan, unprune
 from yopo_train.recovery import save_adapter
+from yopo_train.recovery.freezing import may_be_unused
+from yopo_train.recovery.sharding import is_sharded, whole_weights
 from yopo_train.run_folder import RunFolder, new_folder
 
 BENCH_REPEATS, BENCH_BATCH = 10, 8
@@ -49,7 +54,7 @@ def run_stages(context: Context, stages: Sequence[Stage]) -> None:
     """Do the stages that are not done yet, in order."""
     for number, stage in enumerate(stages, start=1):
         headline = f"[{number}/{len(stages)}] {stage.name}: "
-        if stage.is_done(context.run):
+        if of_first_rank(stage.is_done(context.run)):
             say(f"{headline}done already")
             continue
         say(headline + stage.about)
@@ -65,15 +70,18 @@ def fit_stages(context: Context) -> list[Stage]:
     module, final = context.module, context.final_stage
     stages = [*plan_stages(context)] if module.prunes else []
     if module.prunes or module.tuning != "full":  # a model trained from scratch has no base worth scoring
-        stages.append(score_stage("base", "the base model answers the test questions"))
+        stages += score_stages(context, "base", "the base model answers the test questions")
     if module.prunes:
-        stages.append(score_stage("pruned", "the pruned model answers them, without any training"))
+        stages += score_stages(context, "pruned", "the pruned model answers them, without any training")
     # the reference backend computes what it masks, and a model that is offloaded mostly waits for its weights
     if module.prunes and module.backend == "compact" and not module.is_placed:
         stages.append(Stage("bench", "prefill time of base and pruned", _recorded("bench"), bench))
     if context.trains:
+        if module.has_teacher:
+            about = "the base model answers training questions that have no answer"
+            stages.append(Stage("answers", about, lambda run: run.answers.is_file(), answering))
         stages.append(Stage("train", f"{module.tuning} finetuning", is_trained, train))
-        stages.append(score_stage(final, f"the {final} model answers the test questions"))
+        stages += score_stages(context, final, f"the {final} model answers the test questions")
     return stages
 
 
@@ -98,9 +106,30 @@ def study_stages(context: Context) -> list[Stage]:
     ]
 
 
-def score_stage(stage: str, about: str) -> Stage:
-    """Answers to the test questions, and their accuracy."""
-    return Stage(f"score {stage}", about, _recorded(f"test.{stage}"), lambda context: score(context, stage, "test"))
+def score_stages(context: Context, stage: str, about: str) -> list[Stage]:
+    """Answers to the test questions, and their accuracy; and those to the benchmarks, where there are any."""
+    done = _recorded(f"test.{stage}")
+    stages = [Stage(f"score {stage}", about, done, lambda context: score(context, stage, "test"))]
+    names = context.evaluation.names
+    if names and stage in context.evaluation.stages:
+        context.benchmarks = tuple(names)
+        asks, scored = f"the {stage} model answers {', '.join(names)}", is_scored(context, stage)
+        stages.append(Stage(f"benchmarks {stage}", asks, scored, lambda context: score_benchmarks(context, stage)))
+    return stages
+
+
+def score_benchmarks(context: Context, stage: str, again: bool = False) -> str:
+    """Score the model at a stage on the benchmarks.
+
+    Gives ``predictions/<stage>/<benchmark>.jsonl`` and entries of ``results.json``.
+
+    Parameters
+    ----------
+    again
+        Also those that have a score.
+    """
+    benchmarks = BenchmarksOf(context, stage)
+    return benchmarks.score(context.evaluation.names if again else benchmarks.missing)
 
 
 def score(context: Context, stage: str, split: str) -> str:
@@ -138,17 +167,21 @@ def train(context: Context) -> str:
     """Gives ``adapter/`` or, in full mode, ``model/``; goes on from the last checkpoint."""
     context.to_pruned()
     module, run = context.module, context.run
+    if module.has_teacher:
+        take_answers(context)
     seed_everything(context.seed, workers=True)  # the same training, whichever stages ran before
     module.start_tuning()
-    checkpoint = run.last_checkpoint if run.last_checkpoint.is_file() else None
+    checkpoint = checkpoint_to_continue(run, context.ckpt_path)
     if checkpoint is not None:
         say(f"      continued from {checkpoint}")
     scorer = GenerationScorer(run.predictions, max_new_tokens=module.max_new_tokens)
-    trainer = context.trainers.for_training("train", scorer, all_weights=module.tuning == "full")
+    callbacks = [scorer, *training_callbacks(context)]
+    trainer = context.trainers.for_training("train", *callbacks, all_weights=may_be_unused(module.model))
     started = time.perf_counter()
     trainer.fit(module, datamodule=context.data, ckpt_path=checkpoint)
     # weights that are saved in another type are read back: what is scored is what is there to be used
-    context.tuned = module.tuning == "lora" or module.save_dtype is None
+    sharded = is_sharded(module.model)
+    context.tuned = (module.tuning == "lora" or module.save_dtype is None) and not sharded
     module.model.eval()
     under = active_plan(module.model)
     result = {
@@ -161,17 +194,20 @@ def train(context: Context) -> str:
     }
     context.record("train", result)
     context.forget(*TUNED_SCORES)  # of a training that was here before
-    on_first_rank(lambda: save_tuned(context))
+    weights = whole_weights(module.model, module.tuning == "lora") if sharded else None
+    on_first_rank(lambda: save_tuned(context, weights))
+    if sharded:
+        module.model = None  # what comes next needs all of it: it is loaded again
     return f"{result['steps']} steps, saved in {run.adapter if module.tuning == 'lora' else run.model}"
 
 
-def save_tuned(context: Context) -> None:
-    """Write what training made, in the base model's own order."""
+def save_tuned(context: Context, weights: dict[str, torch.Tensor] | None) -> None:
+    """Write what training made, in the base model's own order; ``weights`` where the model has only shards of them."""
     module, run = context.module, context.run
     if module.tuning == "lora":
-        save_adapter(module.model, run.adapter, module.base, module.revision)
+        save_adapter(module.model, run.adapter, module.base, module.revision, weights)
         return
-    weights = module.model.state_dict()
+    weights = weights or module.model.state_dict()
     if module.save_dtype is not None:
         weights = {name: weight.to(getattr(torch, module.save_dtype)) for name, weight in weights.items()}
     with new_folder(run.model) as folder:

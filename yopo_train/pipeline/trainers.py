@@ -1,22 +1,25 @@
 """Lightning trainers for the stages, all from the one ``trainer`` section of the configuration."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from yopo_train.errors import UserError
+from yopo_train.pipeline.checkpoints import CheckpointOptions, LastCheckpoint
+from yopo_train.pipeline.loggers import run_loggers
 from yopo_train.pipeline.progress import StageProgress
+from yopo_train.pipeline.strategies import for_reading
+from yopo_train.pipeline.watch import Watch, WatchOptions
+from yopo_train.recovery.checkpoint_file import WholeFile
+from yopo_train.recovery.checkpoint_state import ExactResume
 from yopo_train.run_folder import RunFolder
-
-CHECKPOINT_EVERY = 100
 
 
 class TrainerFactory:
@@ -27,15 +30,28 @@ class TrainerFactory:
     run
         Where logs and checkpoints go.
     settings
-        The ``trainer`` section, objects instantiated. What it says about callbacks concerns training only.
+        The ``trainer`` section, objects instantiated. What it says about callbacks concerns training only; its loggers
+        are added to the run's own, unless it says false.
+    checkpoint
+        How often training saves a checkpoint to go on from.
+    watch
+        When training is stopped because it goes wrong.
     """
 
-    def __init__(self, run: RunFolder, settings: dict[str, Any]) -> None:
-        self.run = run
+    def __init__(
+        self,
+        run: RunFolder,
+        settings: dict[str, Any],
+        checkpoint: CheckpointOptions = CheckpointOptions(),
+        watch: WatchOptions = WatchOptions(),
+    ) -> None:
+        self.run, self.checkpoint, self.watch = run, checkpoint, watch
         self.settings = dict(settings)
-        logger = self.settings.pop("logger", None)
-        self.loggers: Any = run_loggers(run) if logger is None or logger is True else logger
+        self.loggers = run_loggers(run, self.settings.pop("logger", None))
         self.callbacks: list[Callback] = _as_list(self.settings.pop("callbacks", None))
+        for callback in self.callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(run.checkpoints.resolve())
 
     @property
     def limits(self) -> tuple[int | None, int | None]:
@@ -82,6 +98,7 @@ class TrainerFactory:
             logger=self.loggers,
             enable_checkpointing=False,
             limit_val_batches=limit or None,  # 0 means no validation during training, not here
+            **for_reading(self.settings.get("strategy")),
         )
 
     def for_calibration(self, name: str) -> Trainer:
@@ -89,7 +106,24 @@ class TrainerFactory:
         settings = {"logger": False, "enable_checkpointing": False, "limit_val_batches": None, "fast_dev_run": False}
         if str(self.settings.get("precision")).endswith("true"):
             settings["precision"] = None  # would turn the statistics' float32 sums into bfloat16
-        return self._make(name, [], **settings)
+        return self._make(name, [], **settings, **for_reading(self.settings.get("strategy")))
+
+    def for_work(self) -> Trainer:
+        """A trainer for work that reads data and shows bars of its own."""
+        settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        settings |= for_reading(self.settings.get("strategy"))
+        return self._make("work", [], **settings, limit_val_batches=None, fast_dev_run=False)
+
+    def for_probe(self, steps: int, *callbacks: Callback) -> Trainer:
+        """A trainer that trains a few steps on one device, and leaves nothing behind."""
+        settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        alone = {"devices": 1, "num_nodes": 1, "strategy": "auto", "max_steps": steps, "max_epochs": None}
+        return self._make("probe", list(callbacks), **settings, **alone, limit_val_batches=0, fast_dev_run=False)
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether bars are wanted."""
+        return self.settings.get("enable_progress_bar") is not False
 
     def for_training(self, name: str, *callbacks: Callback, all_weights: bool = False) -> Trainer:
         """A trainer that fits, and keeps one checkpoint to continue from.
@@ -100,57 +134,28 @@ class TrainerFactory:
             Everything is trained, so that some weights may get no gradient: the vision tower has layers that nobody
             reads. DDP has to be told.
         """
-        added = list(callbacks)
+        state, watch = ExactResume(), Watch(self.watch)
+        added: list[Callback] = [state, watch, *callbacks, *self.callbacks]
         if self.settings.get("enable_checkpointing") is not False:
-            added.append(
-                ModelCheckpoint(
-                    self.run.checkpoints,
-                    filename=self.run.last_checkpoint.stem,
-                    every_n_train_steps=CHECKPOINT_EVERY,
-                    enable_version_counter=False,
-                    save_on_exception=True,  # ctrl-C loses nothing
-                )
-            )
-        trainer = self._make(name, [*self.callbacks, *added], logger=self.loggers)
+            added.append(LastCheckpoint(self.run.last_checkpoint, self.checkpoint, state))
+        trainer = self._make(name, added, lambda: watch.shown, logger=self.loggers)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
+            trainer.strategy.checkpoint_io = WholeFile()
         if all_weights and isinstance(trainer.strategy, DDPStrategy):
             trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         return trainer
 
-    def _make(self, name: str, callbacks: list[Callback], **overrides: Any) -> Trainer:
+    def _make(self, name: str, callbacks: list[Callback], shown: Callable[[], str] = str, **overrides: Any) -> Trainer:
         # copied: a strategy or callback object serves one trainer only
         settings = copy.deepcopy(self.settings) | overrides
         if settings.get("enable_progress_bar") is not False:
-            callbacks = [*callbacks, StageProgress(name)]
+            callbacks = [*callbacks, StageProgress(name, shown)]
         settings |= {"callbacks": callbacks, "default_root_dir": self.run.path, "enable_model_summary": False}
         settings["use_distributed_sampler"] = False  # the data module's samplers know about ranks
         try:
             return Trainer(**settings)
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise UserError(f"section trainer: {' '.join(str(error).split())}") from error
-
-
-def run_loggers(run: RunFolder) -> list[Logger]:
-    """``logs/metrics.csv`` and TensorBoard events beside it."""
-    place = {"save_dir": run.path, "name": run.logs.name, "version": ""}
-    return [MetricsFile(**place, flush_logs_every_n_steps=20), TensorBoardLogger(**place)]
-
-
-class MetricsFile(CSVLogger):
-    """A CSV logger that goes on in the file that is there; Lightning's would delete it."""
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
-        if self._experiment is None:
-            self._experiment = _ContinuedFile(log_dir=self.log_dir)
-        return self._experiment
-
-
-class _ContinuedFile(ExperimentWriter):
-    def _check_log_dir_exists(self) -> None:
-        if self._fs.isfile(self.metrics_file_path):
-            with self._fs.open(self.metrics_file_path, "r", newline="") as file:
-                self.metrics_keys = file.readline().strip().split(",")
 
 
 def _as_list(value: Any) -> list:

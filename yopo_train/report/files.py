@@ -6,6 +6,7 @@ results.json         accuracy and costs
 curves.json          effect of each mechanism alone
 search.json          the plans that the search tried
 stability.json       plans from disjoint halves of the calibration set
+logs/metrics.csv     the course of the training
 """
 
 import json
@@ -18,6 +19,7 @@ from typing import Any
 from yopo_train.calibration.scores import Scores
 from yopo_train.errors import UserError
 from yopo_train.plan import PruningPlan
+from yopo_train.report.training import Curves, read_training
 from yopo_train.run_folder import RunFolder
 
 
@@ -32,6 +34,7 @@ class Inputs:
     curves: dict[str, Any] = field(default_factory=dict)
     search: dict[str, Any] = field(default_factory=dict)
     stability: dict[str, Any] = field(default_factory=dict)
+    training: Curves = field(default_factory=dict)
 
 
 def read_inputs(run: RunFolder) -> Inputs:
@@ -57,6 +60,7 @@ def read_inputs(run: RunFolder) -> Inputs:
     inputs.curves = _checked(run.curves, _check_curves)
     inputs.search = _checked(run.search, _check_search)
     inputs.stability = _checked(run.stability, _check_stability)
+    inputs.training = read_training(run)
     return inputs
 
 

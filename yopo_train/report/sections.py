@@ -15,6 +15,7 @@ from yopo_train.report.html import Block
 from yopo_train.report.scoring import channel_curves, head_map
 from yopo_train.report.search import frontier, stability
 from yopo_train.report.style import png
+from yopo_train.report.training import training_block
 from yopo_train.summary import Table, run_table
 
 COMMANDS = {
@@ -45,6 +46,11 @@ def costs_section(inputs: Inputs) -> Block:
     if found or inputs.results.get("test"):
         block.tables.append(_results_table(inputs))
     return block
+
+
+def training_section(inputs: Inputs) -> Block:
+    """The course of the training."""
+    return training_block(inputs.run, inputs.training)
 
 
 def frontier_section(inputs: Inputs) -> Block:
@@ -175,6 +181,7 @@ def stability_section(inputs: Inputs) -> Block:
 
 SECTIONS = (
     costs_section,
+    training_section,
     frontier_section,
     layers_section,
     heads_section,

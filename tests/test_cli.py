@@ -69,14 +69,19 @@ def test_the_order_of_pruning_options_does_not_matter(config):
 def test_several_processes_write_one_run(config, tmp_path):
     command = [sys.executable, "-m", "yopo_train", "fit", "--config", str(config), "--trainer.max_steps=1"]
     options = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    options += ["--evaluation.benchmarks=mme", f"--evaluation.sources={ROOT / 'data/benchmarks'}"]
+    options += ["--evaluation.stages=[recovered]", "--evaluation.max_new_tokens=2", "--evaluation.batch_size=4"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     result = subprocess.run(command + options, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("[7/7] score recovered") == 1
+    assert result.stdout.count("[7/8] score recovered") == result.stdout.count("[8/8] benchmarks recovered") == 1
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["test"]["recovered"]["samples"] == 5
     lines = (tmp_path / "run" / "predictions" / "recovered.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == [f"row-{i}" for i in range(23, 28)]
+    asked = (tmp_path / "run" / "predictions" / "recovered" / "mme.jsonl").read_text().splitlines()
+    assert len(asked) == results["benchmarks"]["recovered"]["mme"]["items"] > 8
+    assert not list((tmp_path / "run" / "predictions" / "recovered").glob("*.rank*"))
 
 
 def test_other_processes_do_not_read_what_the_first_one_writes(config, tmp_path, monkeypatch):

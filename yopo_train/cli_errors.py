@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from yopo_train.calibration import PlanConfig
 from yopo_train.errors import UserError
+from yopo_train.recovery.lora_options import REFUSED
 
 # Announcements, and advice that does not fit: batches here are small or few on purpose.
 NEEDLESS_LINES = (
@@ -75,6 +76,14 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     return error
 
 
+def class_error(error: Exception) -> Exception:
+    """What to say of a class in the configuration, a logger or a callback, that cannot be made; else the same error."""
+    found = re.search(r"Problem with given class_path '([^']+)':\s*(.+)", str(error))
+    if found is None or find_user_error(error) is not None:
+        return error
+    return UserError(f"{found[1]}: {found[2].strip()}")
+
+
 def one_line(message: str) -> str:
     """jsonargparse's message as one line: key, what was expected, what was found."""
     key = re.match(r'Parser key "([^"]+)":', message)
@@ -90,9 +99,11 @@ def one_line(message: str) -> str:
 
 def _unknown_key(message: str) -> str:
     unknown = re.search(r"does not accept option '(.+)'|Option '(.+)' is not accepted", message)
+    lora = re.search(r"\blora\.(\w+)", message)
+    reason = f": {REFUSED[lora[1]]}" if lora is not None and lora[1] in REFUSED else ""
     if unknown is not None:
-        return f"unknown key {unknown[1] or _full(unknown[2], anything=True)}"
-    return re.sub(r"\b(fit|calibrate|plan|validate|test|predict)\.(?=\w)", "", message)
+        return f"unknown key {unknown[1] or _full(unknown[2], anything=True)}{reason}"
+    return re.sub(r"\b(fit|calibrate|plan|curves|validate|test|predict|data_check)\.(?=\w)", "", message) + reason
 
 
 def _full(key: str, anything: bool = False) -> str:

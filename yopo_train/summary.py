@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from yopo_train.errors import UserError
+from yopo_train.evaluation.table import benchmark_cells, benchmark_notes
 from yopo_train.plan import PruningPlan
 from yopo_train.run_folder import RunFolder, write_text
 from yopo_train.run_keys import difference, flatten
@@ -75,14 +76,20 @@ def run_table(results: dict[str, Any]) -> Table:
     return Table(["", *stages], [row for row in rows if set(row[1:]) != {NOTHING}])
 
 
-def write_summary(run: RunFolder) -> Table:
-    """Write ``summary.md`` and return its table."""
+def benchmark_table(results: dict[str, Any], plan: PruningPlan | None) -> Table | None:
+    """Benchmarks as columns, stages as rows; None where no benchmark was scored."""
+    scores = results.get("benchmarks")
+    return Table(*benchmark_cells(scores, _budget(plan))) if scores else None
+
+
+def write_summary(run: RunFolder) -> list[Table]:
+    """Write ``summary.md`` and return its tables."""
     results = run.results()
-    table = run_table(results)
     plan = PruningPlan.load(run.plan) if run.plan.is_file() else None
-    lines = [f"# {run.path.name}", "", table.markdown(), *_footnotes(results, plan)]
+    tables = [table for table in (run_table(results), benchmark_table(results, plan)) if table is not None]
+    lines = [f"# {run.path.name}", "", *(table.markdown() for table in tables), *footnotes(results, plan)]
     write_text(run.summary, "\n".join(lines) + "\n")
-    return table
+    return tables
 
 
 def compare(paths: Sequence[str | Path]) -> Table:
@@ -154,12 +161,14 @@ def _bytes(value: float) -> str:
 
 
 # -- text under the table ---------------------------------------------------------------------------------------------
-def _footnotes(results: dict[str, Any], plan: PruningPlan | None) -> list[str]:
+def footnotes(results: dict[str, Any], plan: PruningPlan | None) -> list[str]:
     """What the numbers mean and what they were measured on."""
     lines = []
     if scores := results.get("test"):
         samples = next(iter(scores.values()))["samples"]
         lines.append(f"- accuracy: exact match of generated answers, {samples} held-out questions")
+    if scores := results.get("benchmarks"):
+        lines += benchmark_notes(scores, _budget(plan))
     if prompt := results.get("cost", {}).get("prompt"):
         lines.append(
             f"- FLOPs and cache by formula, for one prompt of {prompt['visual_tokens']} visual and "
@@ -184,6 +193,10 @@ def _footnotes(results: dict[str, Any], plan: PruningPlan | None) -> list[str]:
     environment = results.get("environment", {})
     lines += [f"- {name}: {environment[name]}" for name in ("hardware", "versions", "command") if name in environment]
     return lines
+
+
+def _budget(plan: PruningPlan | None) -> float | None:
+    return plan.made_by.get("budget") if plan is not None else None
 
 
 # -- several runs -----------------------------------------------------------------------------------------------------

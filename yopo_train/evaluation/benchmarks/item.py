@@ -73,3 +73,13 @@ class Item:
             One of them cannot be read.
         """
         return [picture.open() for picture in self.pictures]
+
+    def image_sizes(self) -> list[tuple[int, int]]:
+        """Width and height of each image, from the headers alone.
+
+        Raises
+        ------
+        UserError
+            One of them cannot be read.
+        """
+        return [picture.size() for picture in self.pictures]

@@ -4,40 +4,55 @@ from __future__ import annotations
 
 import base64
 import io
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from datasets import Dataset
 from PIL import Image
 
 from ...errors import UserError
 
+BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises at a damaged image: SyntaxError at a PNG's."""
 
-class Picture(Protocol):
+
+class Picture(ABC):
     """Where one image lies."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def read(self) -> tuple[bytes, str]:
+        """The bytes of its file, and what messages call it; UserError where there are none."""
 
     def open(self) -> Image.Image:
         """The image in RGB, as all references convert it; UserError where it cannot be read."""
+        return decode(*self.read())
+
+    def size(self) -> tuple[int, int]:
+        """Width and height, from the header alone; UserError where it cannot be read."""
+        data, where = self.read()
+        return _opened(data, where).size
 
 
 @dataclass(frozen=True, slots=True)
-class FilePicture:
+class FilePicture(Picture):
     """An image file, and which row of which file names it."""
 
     path: str
     where: str
 
-    def open(self) -> Image.Image:
+    def read(self) -> tuple[bytes, str]:
         try:
             data = Path(self.path).read_bytes()
         except OSError as error:
             raise UserError(f"{self.where}, field image: {self.path} cannot be read ({error})") from error
-        return decode(data, f"{self.where}, field image: {self.path}")
+        return data, f"{self.where}, field image: {self.path}"
 
 
 @dataclass(frozen=True, slots=True)
-class MissingPicture:
+class MissingPicture(Picture):
     """An image file that is not there: who only wants the answers does not need it.
 
     Parameters
@@ -54,12 +69,12 @@ class MissingPicture:
     where: str
     places: str
 
-    def open(self) -> Image.Image:
+    def read(self) -> tuple[bytes, str]:
         raise UserError(f"{self.where}, field image: {self.path!r} does not exist in {self.places}")
 
 
 @dataclass(frozen=True, slots=True)
-class TablePicture:
+class TablePicture(Picture):
     """A cell of a memory-mapped table's column ``image``.
 
     Parameters
@@ -76,20 +91,20 @@ class TablePicture:
     row: int
     source: str
 
-    def open(self) -> Image.Image:
+    def read(self) -> tuple[bytes, str]:
         where = f"{self.source}, row {self.row}, field image"
         cell = self.table[self.row]["image"][0].as_py()
         if cell["bytes"] is not None:
-            return decode(cell["bytes"], where)
+            return cell["bytes"], where
         try:
             data = Path(cell["path"]).read_bytes()
         except OSError as error:
             raise UserError(f"{where}: {cell['path']} cannot be read ({error})") from error
-        return decode(data, f"{where}: {cell['path']}")
+        return data, f"{where}: {cell['path']}"
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedPicture:
+class EncodedPicture(Picture):
     """Base64 text, bytes ``[start, stop)`` of a file."""
 
     path: str
@@ -97,7 +112,7 @@ class EncodedPicture:
     stop: int
     where: str
 
-    def open(self) -> Image.Image:
+    def read(self) -> tuple[bytes, str]:
         where = f"{self.where}, field image"
         try:
             with open(self.path, "rb") as file:
@@ -106,7 +121,7 @@ class EncodedPicture:
             data = base64.b64decode(text)
         except (OSError, ValueError) as error:  # binascii.Error is a ValueError
             raise UserError(f"{where}: not base64 of an image ({error})") from error
-        return decode(data, where)
+        return data, where
 
 
 def decode(data: bytes, where: str) -> Image.Image:
@@ -118,6 +133,14 @@ def decode(data: bytes, where: str) -> Image.Image:
         It is none; the message begins with `where`.
     """
     try:
-        return Image.open(io.BytesIO(data)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # broken PNGs: SyntaxError
+        return _opened(data, where).convert("RGB")
+    except BROKEN as error:
+        raise UserError(f"{where} cannot be read as an image ({error})") from error
+
+
+def _opened(data: bytes, where: str) -> Image.Image:
+    """The header is read, the pixels are not."""
+    try:
+        return Image.open(io.BytesIO(data))
+    except BROKEN as error:
         raise UserError(f"{where} cannot be read as an image ({error})") from error

@@ -27,6 +27,9 @@ FORMAT_VERSION = 2
 
 SEMANTICS = ("compact", "official")
 
+MOST_RADIUS = 1 << 24
+"""Far beyond any image; what is larger does not fit the integers it is compared with."""
+
 
 @dataclass(frozen=True)
 class ModelDims:
@@ -114,8 +117,11 @@ class PruningPlan:
         layers = self.dims.layers
         if type(self.depth) is not int or not 0 <= self.depth <= layers:
             raise UserError(f"plan depth is {self.depth!r}, expected an integer from 0 to {layers}")
-        if self.radius is not None and (type(self.radius) is not int or self.radius < 0):
-            raise UserError(f"plan radius is {self.radius!r}, expected None or an integer >= 0")
+        if self.radius is not None and (type(self.radius) is not int or not 0 <= self.radius <= MOST_RADIUS):
+            raise UserError(f"plan radius is {self.radius!r:.40}, expected None or an integer from 0 to {MOST_RADIUS}")
+        for name in ("base_model", "revision"):
+            if not isinstance(getattr(self, name), str | None):
+                raise UserError(f"plan {name} is {getattr(self, name)!r:.40}, expected None or text")
         if self.semantics not in SEMANTICS:
             raise UserError(f"plan semantics is {self.semantics!r}, expected one of {', '.join(SEMANTICS)}")
         for name, width in (("heads", self.dims.heads), ("channels", self.dims.intermediate)):

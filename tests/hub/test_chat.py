@@ -58,6 +58,17 @@ def test_a_question_without_an_image_and_one_with_two(tiny_vlm, picture, capsys)
 
 
 @pytest.mark.parametrize(
+    ("stdin", "message"),
+    [(None, "stdin is closed"), (io.TextIOWrapper(io.BytesIO(b"\xff what\n"), "utf-8"), "stdin is not text in utf-8")],
+)
+def test_no_questions_to_read(tiny_vlm, capsys, monkeypatch, stdin, message):
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert main(["chat", "--model", str(tiny_vlm)]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--image", "none.png", "--prompt", "x"], "image none.png: no such file, expected an image file"),

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from yopo_train.errors import UserError
-from yopo_train.hub.contents import FILES
+from yopo_train.hub.contents import FILES, is_exported
 from yopo_train.hub.folder import check, export
 from yopo_train.hub.load import load
 from yopo_train.hub.private import local_paths, scrub
@@ -88,6 +88,30 @@ def test_a_relative_base_is_found_from_where_the_run_was_started(copy, tmp_path,
     config["model"]["base"], config["run_dir"] = "data/tiny-vlm", "run"
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     assert check(export(copy, tmp_path / "out"), publish=True).base_model is None
+
+
+def test_a_relative_base_is_no_hub_id_wherever_one_is(copy, tmp_path):
+    """The run's folder was given with its whole path, so nothing says where data/ is; but the Hub has commits."""
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["model"]["base"], config["run_dir"] = "data/some-vlm", str(copy)
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    assert check(export(copy, tmp_path / "out"), publish=True).base_model is None
+    with pytest.raises(UserError, match=r"cannot load the config.json of '/.*data/some-vlm': there is no such folder"):
+        load(copy)
+
+
+@pytest.mark.parametrize("notes", ["my notes", "---\nlicense: mit\n---\nmine", "---\nlibrary_name: peft\n---\nmine"])
+def test_a_run_with_notes_is_a_run(copy, tmp_path, notes, caplog):
+    (copy / "README.md").write_text(notes)
+    assert not is_exported(copy)
+    if "library_name" not in notes:
+        shutil.rmtree(copy / "adapter")
+        assert not is_exported(copy)
+    assert is_exported(export(copy, tmp_path / "out"))
+    (tmp_path / "out" / "README.md").write_text("my notes")
+    with pytest.raises(UserError, match="the card has no metadata"):
+        check(tmp_path / "out", publish=True)
+    assert not caplog.text
 
 
 def test_a_plan_without_any_training(tmp_path, tiny_vlm):

@@ -157,6 +157,26 @@ def test_unfinished_runs_and_unknown_names(run, tmp_path, monkeypatch):
         yopo_train.load(str(tmp_path / "nothing"))
 
 
+def test_a_mistyped_name_is_not_the_base_alone(tmp_path, tiny_vlm):
+    with pytest.raises(UserError, match=r"nothing holds no adapter and no plan of a base"):
+        yopo_train.load(tmp_path / "nothing", base=tiny_vlm)
+
+
+def test_weights_in_a_pickle_are_not_read(tiny_vlm, tmp_path):
+    folder = Path(shutil.copytree(tiny_vlm, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors")))
+    torch.save(load_base(tiny_vlm)[0].state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot load the weights"):
+        yopo_train.load(folder)
+
+
+def test_weights_and_a_plan_of_different_runs(folder, tiny_vlm, tmp_path):
+    mixed = Path(shutil.copytree(folder, tmp_path / "mixed"))
+    dims = PruningPlan.load(folder / "plan.safetensors").dims
+    random_plan(dims, depth=3, radius=1).save(mixed / "plan.safetensors")
+    with pytest.raises(UserError, match=r"mixed: was trained under plan \w+, but plan.safetensors is plan \w+"):
+        yopo_train.load(mixed, base=tiny_vlm)
+
+
 def test_a_full_finetune_is_the_runs_own_model(run, tiny_vlm, tmp_path):
     full = Path(shutil.copytree(run, tmp_path / "full", ignore=shutil.ignore_patterns("adapter")))
     build_tiny(full / "model", seed=1)
@@ -180,7 +200,8 @@ def test_a_repository_in_the_cache_is_loaded_offline(folder, tiny_vlm, tmp_path,
         monkeypatch.setattr(f"{module}.HF_HUB_OFFLINE", True)
     model, _ = yopo_train.load("me/adapter", revision="main")
     torch.testing.assert_close(logits(model), expected)
-    assert active_plan(yopo_train.load("org/tiny")[0]) is None
+    plain = yopo_train.load("org/tiny")[0]
+    assert active_plan(plain) is None and plain.config._commit_hash == commit  # what calibration records
     # a merged model is a complete one, with a plan beside it
     shutil.copytree(cache / "models--org--tiny", cache / "models--me--merged")
     shutil.copy(folder / "plan.safetensors", cache / "models--me--merged" / "snapshots" / commit)

@@ -179,7 +179,9 @@ def test_a_server_that_stays_away_is_one_line(hub, folder, monkeypatch, capsys):
     assert "HF_HUB_OFFLINE" in fails([folder, "--repo_id", REPO], capsys)
 
 
-@pytest.mark.parametrize("name", ["pruned", "alice/", "alice/../bob", "a b/c", "alice/x.git/y", "https://hf.co/a/b"])
+@pytest.mark.parametrize(
+    "name", ["pruned", "alice/", "alice/../bob", "a b/c", "alice/x.git", "a/" + "x" * 97, "https://hf.co/a/b"]
+)
 def test_a_name_that_no_repository_has_is_refused(hub, folder, name, capsys):
     assert "expected user/name" in fails([folder, f"--repo_id={name}"], capsys)
     assert not hub.requests

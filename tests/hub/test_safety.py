@@ -108,9 +108,8 @@ def test_a_hostile_plan_is_refused(folder, name):
     content, message = HOSTILE_PLANS[name]
     (folder / "plan.safetensors").write_bytes(content)
     refused(folder, message)
-    if name not in ("radius", "base"):  # strange, but a plan
-        with pytest.raises(UserError):
-            PruningPlan.load(folder / "plan.safetensors")
+    with pytest.raises(UserError):
+        PruningPlan.load(folder / "plan.safetensors")
 
 
 def test_a_huge_plan_is_refused_by_its_size(folder):
@@ -163,6 +162,9 @@ def test_scores_that_are_not_numbers_are_refused(folder):
         ({"r": "4"}, "'r' is '4'"),
         ({"target_modules": "(a+)+$"}, "could take for ever"),
         ({"target_modules": ".*a.*b.*c.*d.*e.*f.*g.*"}, "could take for ever"),
+        ({"target_modules": r"[\w.]*" * 10 + "!"}, "could take for ever"),
+        ({"target_modules": "(?:.|.)" * 25 + "!"}, "could take for ever"),
+        ({"target_modules": "(?:.?.?){9}!"}, "could take for ever"),
         ({"target_modules": "("}, "not a regular expression"),
         ({"target_modules": [3]}, "expected text"),
         ({"base_model_name_or_path": ["a"]}, "base_model_name_or_path"),
@@ -190,6 +192,13 @@ def test_hostile_adapter_weights_are_refused(folder):
     refused(folder, "I64")
     file.write_bytes(tensor_file({"base_model.model.x.lora_A.weight": entry("F32", (HUGE, 4), end=16 * HUGE)}))
     refused(folder, "tensors of")
+    file.unlink()
+    ranks = {"base_model.model.x.lora_A.weight": torch.zeros(1 << 16, 1), **weights}
+    save_file(ranks, file)
+    settings = folder / "adapter_config.json"
+    about = settings.read_text()
+    settings.write_text(json.dumps(json.loads(about) | {"r": 1 << 16}))
+    refused(folder, "'r' is 65536, but the largest rank among the weights is 4")
     file.unlink()
     refused(folder, "without adapter_model.safetensors")
 

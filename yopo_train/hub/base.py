@@ -55,6 +55,8 @@ def base_of(
     """
     found, revision = configured_base(run)
     folder = local_folder(run, found)
+    if folder is None and scores is not None and not any(about.revision for about in (plan, scores) if about):
+        folder = last_name(found)  # of a base from the Hub calibration records the commit
     if named is not None:
         check_hub_id(named, "base_model")
         if folder is None and named != found:

@@ -96,12 +96,15 @@ def chat(
     Raises
     ------
     UserError
-        A missing image, an unknown device, whatever `load` refuses, or a model that cannot be talked to.
+        A missing image, no stdin or none of text, an unknown device, whatever `load` refuses, or a model that cannot be
+        talked to.
     """
     if max_new_tokens < 1:
         raise UserError(f"--max_new_tokens is {max_new_tokens}, expected a number >= 1")
     if prompt is not None and not prompt.strip():
         raise UserError("--prompt is empty, expected a question")
+    if prompt is None and sys.stdin is None:
+        raise UserError("stdin is closed, expected --prompt, or questions there")
     pictures = [open_image(path) for path in images]
     place = device_of(device)
     loaded, processor = load(model, revision, dtype, base=base, pruned=not dense)
@@ -114,7 +117,10 @@ def chat(
     by_hand = sys.stdin.isatty()
     if by_hand:
         _say(HELP)
-    talk(conversation, typed() if by_hand else sys.stdin, pictures)
+    try:
+        talk(conversation, typed() if by_hand else sys.stdin, pictures)
+    except UnicodeDecodeError as error:
+        raise UserError(f"stdin is not text in {error.encoding}: {error.reason}") from None
 
 
 def device_of(name: str) -> str:

@@ -20,7 +20,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+    validate_repo_id,
+)
 
 from yopo_train.errors import UserError
 
@@ -47,8 +52,12 @@ def check_repo_id(repo_id: str | None, key: str) -> str:
         Missing or misspelt.
     """
     valid = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?"
-    if repo_id is None or not re.fullmatch(f"{valid}/{valid}", repo_id, re.ASCII) or re.search(r"--|\.\.", repo_id):
-        raise UserError(f"{key} is {repo_id!r}, expected user/name")
+    try:
+        if repo_id is None or not re.fullmatch(f"{valid}/{valid}", repo_id, re.ASCII):
+            raise UserError(f"{key} is {repo_id!r}, expected user/name")
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"{key} is {repo_id!r:.120}, expected user/name: {_first_line(error)}") from None
     return repo_id
 
 

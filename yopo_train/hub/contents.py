@@ -25,6 +25,15 @@ MODEL_CONFIG = "config.json"
 """What a folder has that holds a complete model."""
 
 
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is published, or made to be; a run's own may hold a README.md, too, with somebody's notes."""
+    card = folder / CARD
+    if not card.is_file() or (folder / "adapter").is_dir() or (folder / "model").is_dir():
+        return False
+    complete = any((folder / name).is_file() for name in (ADAPTER_CONFIG, MODEL_CONFIG))
+    return complete or b"\nlibrary_name:" in card.read_bytes()
+
+
 @dataclass(frozen=True)
 class Contents:
     """What is in a published folder.
@@ -76,6 +85,7 @@ def check(folder: str | Path, publish: bool = False) -> Contents:
     if plan is not None and scores is not None:
         plan.check(scores.dims, str(folder / SCORES))
     kind, base, revision = _base(folder, names, plan)
+    _check_pair(folder, names, kind, plan)
     found = Contents(folder, kind, base, revision, plan, scores, tuple(names))
     if publish:
         _check_public(found)
@@ -94,6 +104,15 @@ def _base(folder: Path, names: list[str], plan: PruningPlan | None) -> tuple[Any
     if base is not None and of_plan[0] is not None and base != of_plan[0]:
         raise UserError(f"{folder}: the adapter is for {base}, but {PLAN} is for {of_plan[0]}: expected the same base")
     return "adapter", base, revision
+
+
+def _check_pair(folder: Path, names: list[str], kind: str, plan: PruningPlan | None) -> None:
+    """Refuse weights that were trained under another plan than the one beside them."""
+    results = read_json(folder / RESULTS) if RESULTS in names else None
+    train = results.get("train") if isinstance(results, dict) else None
+    under = train.get("plan") if isinstance(train, dict) else None
+    if plan is not None and kind != "plan" and isinstance(under, str) and under != plan.id:
+        raise UserError(f"{folder}: was trained under plan {under:.40}, but {PLAN} is plan {plan.id}")
 
 
 # -- what is sent ------------------------------------------------------------------------------------------------------
@@ -122,10 +141,11 @@ def read_card(path: Path) -> ModelCard:
         Not readable, or wrong metadata.
     """
     try:
-        card = ModelCard(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        card = ModelCard(text) if text.lstrip().startswith("---") else None  # ModelCard logs that there is no metadata
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a valid model card: {str(error).splitlines()[0]}") from None
-    if not card.data.to_dict():
+    if card is None or not card.data.to_dict():
         raise UserError(f"{path}: the card has no metadata, expected YAML between two lines of ---")
     return card
 

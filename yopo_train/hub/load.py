@@ -72,6 +72,8 @@ def load(
     """
     source = find(path, revision)
     if base is not None:
+        if source.run is None:  # a mistyped name would load the base alone
+            raise UserError(f"{source.name} holds no adapter and no plan of a base, expected one with base ({base})")
         source = replace(source, base=str(base), revision=None)
     if source.base is None:
         raise UserError(f"{source.name} names no base model (it was a local folder), expected base: where yours lies")

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..run_folder import new_folder
 from .base import Base, base_of, check_hub_id, configured_base
 from .card_data import check_license
-from .contents import CARD, check
+from .contents import check, is_exported
 from .folder import published_of, write_about
 from .load import load
 from .source import Source, find
@@ -83,7 +83,7 @@ def merge(
 
 def _public_base(source: Source, base_model: str | None) -> Base:
     """What the card calls the base: a published folder says it, a run's config.yaml may hold a local folder."""
-    if not (source.run.path / CARD).is_file():
+    if not is_exported(source.run.path):
         return base_of(source.run, source.plan, source.scores, base_model)
     if base_model is not None and source.base is not None and base_model != source.base:
         raise UserError(f"base_model is {base_model}, but {source.name} was made from {source.base}")

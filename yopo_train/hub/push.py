@@ -65,9 +65,9 @@ def push(
 
 def _exported(run: Path, out: Path, target: HubOptions, adapter: Path | None) -> tuple[Path, list[str]]:
     """The folder to send, checked, and the names of its files: the run itself, or made at ``out``."""
-    from yopo_train.hub import folder  # loads torch
+    from yopo_train.hub import contents, folder  # loads torch
 
-    if not (run / "README.md").is_file():  # a run folder has none
+    if not contents.is_exported(run):
         about = {"base_model": target.base_model, "license": target.license, "repo_id": target.repo_id}
         run = folder.export(run, out, adapter=adapter, **about)
     elif target.base_model or target.license:

@@ -1,6 +1,7 @@
 """What an adapter of somebody else's is looked at for before peft gets it."""
 
 import re
+from math import prod
 from typing import Any
 
 from yopo_train.errors import UserError
@@ -41,8 +42,10 @@ PLAIN_FIELDS = frozenset(
 some make peft read files, import modules, copy layers or compute on the base weights."""
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "mica", "pissa", "olora")
 _WEIGHT = re.compile(r"base_model\.model\.[A-Za-z0-9_.]+")
-_REPEATED_GROUP = re.compile(r"\)(?:[*+]|\{\d*,\d*\})")
-MOST_PATTERN, MOST_REPEATS = 4000, 6
+_REPEATED_GROUP = re.compile(r"\)(?:[*+]|\{\d*,?\d*\})")
+_REPEAT = re.compile(r"(?<![\\(*+?}])(?:[*+?]|\{\d*,?\d*\})")
+_GROUP = re.compile(r"(?<!\\)\(")
+MOST_PATTERN, MOST_REPEATS, MOST_GROUPS = 4000, 6, 10
 
 
 def check_adapter(config: Any, weights: TensorHeader, source: str) -> None:
@@ -87,12 +90,12 @@ def _check_weights(weights: TensorHeader, source: str) -> None:
 
 
 def _check_ranks(config: dict[str, Any], weights: TensorHeader, file: str) -> None:
-    """Every rank that peft would allocate is one that some weight has."""
+    """Every rank that peft would allocate is one that some weight has, and with it the columns of a matrix."""
     pattern = config.get("rank_pattern") or {}
     if not isinstance(pattern, dict):
         raise UserError(f"{file}: rank_pattern is {pattern!r:.60}, expected a table")
-    found = [entry.shape[0] for name, entry in weights.tensors.items() if ".lora_A." in name and entry.shape]
-    most = max(found, default=0)
+    found = [entry.shape for name, entry in weights.tensors.items() if ".lora_A." in name and len(entry.shape) > 1]
+    most = max((min(shape[0], prod(shape[1:])) for shape in found), default=0)
     for name, rank in {"r": config.get("r"), **pattern}.items():
         if type(rank) is not int or not 1 <= rank <= most:
             raise UserError(f"{file}: {name!r:.60} is {rank!r:.40}, but the largest rank among the weights is {most}")
@@ -111,11 +114,12 @@ def _is_many(value: Any) -> bool:
 
 
 def _check_pattern(pattern: str, source: str) -> None:
-    """Refuse a regular expression that backtracks without end: a repeated group, or many repetitions in a row."""
+    """Refuse a regular expression that backtracks without end: a repeated group, many repetitions or many groups."""
     if (
         len(pattern) > MOST_PATTERN
         or _REPEATED_GROUP.search(pattern)
-        or len(re.findall(r"\.[*+]", pattern)) > MOST_REPEATS
+        or len(_REPEAT.findall(pattern)) > MOST_REPEATS
+        or len(_GROUP.findall(pattern)) > MOST_GROUPS
     ):
         raise UserError(f"{source} is {pattern!r:.100}: refused, its matching could take for ever")
     try:

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..plan import PruningPlan
 from ..run_folder import RunFolder
 from .base import base_folder, base_of, configured_base
-from .contents import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, MODEL_CONFIG, PLAN, check
+from .contents import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG, PLAN, check, is_exported
 
 MARKS = (ADAPTER_CONFIG, PLAN)
 """Files that a plain base model does not have."""
@@ -82,7 +82,7 @@ def _local(folder: Path) -> Source:
     if (folder / MODEL_CONFIG).is_file():
         plan = folder / PLAN
         return Source(name, name, plan=_checked_plan(plan) if plan.is_file() else None)
-    if run.config.is_file() and (not (folder / CARD).is_file() or run.adapter.is_dir() or run.model.is_dir()):
+    if run.config.is_file() and not is_exported(folder):
         return _run(run)
     return _published(folder, name) if (folder / PLAN).is_file() else Source(name, name)
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
-from transformers.utils import logging
+from transformers.utils import cached_file, extract_commit_hash, logging
 
 from ..errors import UserError
 from . import family_of
@@ -93,6 +93,7 @@ def load_base(
         revision=revision,
         dtype=dtype,
         attn_implementation=attn_implementation,
+        use_safetensors=True,  # never a pickle
         **placement,
         output_loading_info=True,
     )
@@ -100,7 +101,16 @@ def load_base(
         keep_layout(model)
     if missing := sorted(report["missing_keys"]):  # transformers makes them up at random, and warns
         raise UserError(f"{name} lacks {len(missing)} weights that its config.json asks for, the first is {missing[0]}")
+    model.config._commit_hash = _commit_of(name, revision)  # which transformers 5 no longer sets, nor saves
     return model.eval(), processor
+
+
+def _commit_of(name: str, revision: str | None) -> str | None:
+    """The commit of the Hub that was loaded, as the path in the cache has it; None for a local folder."""
+    if Path(name).is_dir():
+        return None
+    file = cached_file(name, "config.json", revision=revision, _raise_exceptions_for_connection_errors=False)
+    return extract_commit_hash(file, None)
 
 
 def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from yopo_train.evaluation.benchmarks import GenerationSettings
 
-MAX_NEW_TOKENS = 4
+MAX_NEW_TOKENS = 2
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class ToyItem:
     answer: str | None = "surely wrong"
     side: int = 96
     every: int | None = None
+    pictures = ()
 
     @property
     def id(self) -> str:

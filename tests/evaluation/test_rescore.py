@@ -239,6 +239,16 @@ def test_an_unpaired_mme_question(tmp_path):
         rescore("mme", write(tmp_path / "ours.jsonl", rows))
 
 
+def test_our_file_of_another_benchmark(tmp_path):
+    """GQA's rules would take POPE's answers."""
+    rows = [{"id": item.id, "prediction": "yes", "reference": item.reference} for item in items_of("pope")]
+    file = write(tmp_path / "pope.jsonl", rows)
+    (tmp_path / "pope.json").write_text('{"benchmark": "pope"}')
+    with pytest.raises(UserError, match=r"pope.jsonl: holds answers to pope \(see pope.json\), expected gqa"):
+        rescore("gqa", file)
+    assert rescore("pope", file)["items"] == 18
+
+
 # -- the command ---------------------------------------------------------------------------------------------------
 def test_the_command_prints_a_table_or_json(tmp_path, capsys):
     file = write(tmp_path / "answers.jsonl", [row | {"text": "Yes, it is."} for row in pope_rows()])

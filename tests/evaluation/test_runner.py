@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from functools import partial
 
 import pytest
@@ -21,7 +22,7 @@ from yopo_train.pruning import prune
 ITEMS = 23
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """The same sums in this process and in those that it forks, which must not use OpenMP's threads."""
     threads = torch.get_num_threads()
@@ -45,6 +46,25 @@ def ask(model, processor, items):
     return call
 
 
+@pytest.fixture(scope="module")
+def whole(model, processor, items, tmp_path_factory):
+    """One undisturbed evaluation: its result and its file."""
+    file = tmp_path_factory.mktemp("whole") / "gqa.jsonl"
+    return evaluate(model, processor, ToyBenchmark(), items, batch_size=4, file=file), file
+
+
+@pytest.fixture
+def begun(whole, tmp_path):
+    """The same evaluation, ended when it had written so much of the file."""
+
+    def write(*lines: bytes):
+        shutil.copy(whole[1].with_suffix(".json"), tmp_path)
+        (tmp_path / "gqa.jsonl").write_bytes(b"".join(lines))
+        return tmp_path / "gqa.jsonl"
+
+    return write
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """Every batch that the model is asked: tokens of each prompt."""
@@ -61,8 +81,8 @@ def asked(monkeypatch):
 def test_scores_and_predictions(ask, items, tmp_path, capsys):
     file = tmp_path / "predictions" / "gqa.jsonl"
     result = ask(file, progress="toy")
-    assert result.scores == {"accuracy": pytest.approx(100 * 12 / ITEMS)} and result.headline == "accuracy"
-    assert result.score == result.scores["accuracy"]
+    assert result.headline == "accuracy"
+    assert result.scores == {"accuracy": pytest.approx(100 * 12 / ITEMS)} == {"accuracy": result.score}
     assert (result.items, result.resumed, result.plan) == (ITEMS, 0, None)
     assert result.generation["max_new_tokens"] == MAX_NEW_TOKENS
     lines = [json.loads(line) for line in file.read_text("utf-8").split("\n")[:-1]]
@@ -81,17 +101,30 @@ def test_batches_hold_prompts_of_one_length_the_longest_first(ask, asked, items,
     assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) > 5
 
 
-def test_worker_processes_give_the_same(ask, items):
-    assert ask(num_workers=1).predictions == ask().predictions
+def test_worker_processes_give_the_same(ask, whole):
+    assert ask(num_workers=1).predictions == whole[0].predictions
 
 
-def test_a_reader_s_error_arrives(ask, items, monkeypatch):
-    def unreadable(self):
-        raise UserError("toy.png: no image")
+@pytest.fixture
+def unreadable(monkeypatch):
+    """One item in the middle."""
+    images = ToyItem.images
 
-    monkeypatch.setattr(ToyItem, "images", unreadable)
-    with pytest.raises(UserError, match=r"toy\.png: no image"):
-        ask()
+    def broken(item):
+        if item.number == 5:
+            raise UserError("toy.png: no image")
+        return images(item)
+
+    monkeypatch.setattr(ToyItem, "images", broken)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1], ids=["thread", "process"])
+def test_a_reader_s_error_arrives_as_it_is_and_what_was_answered_stays(num_workers, ask, asked, unreadable, tmp_path):
+    file = tmp_path / "gqa.jsonl"
+    with pytest.raises(UserError) as error:
+        ask(file, num_workers=num_workers)
+    assert str(error.value) == "toy.png: no image"
+    assert len(read_lines(file)) == sum(map(len, asked)) > 0
 
 
 # -- after a kill -----------------------------------------------------------------------------------------------------
@@ -107,9 +140,7 @@ def killed_after(batches: int, monkeypatch):
     monkeypatch.setattr(runner, "generate_answers", killed)
 
 
-def test_a_killed_evaluation_goes_on_where_it_was(ask, asked, tmp_path, monkeypatch):
-    whole = tmp_path / "whole.jsonl"
-    expected = ask(whole)
+def test_a_killed_evaluation_goes_on_where_it_was(ask, asked, whole, tmp_path, monkeypatch):
     file = tmp_path / "gqa.jsonl"
     with monkeypatch.context() as patch:
         killed_after(3, patch)
@@ -120,22 +151,16 @@ def test_a_killed_evaluation_goes_on_where_it_was(ask, asked, tmp_path, monkeypa
         opened.write(b'{"id": "toy-22", "predic')
     asked.clear()
     result = ask(file)
-    assert len(asked) == 3 and result.resumed == 12
-    assert (result.scores, result.predictions) == (expected.scores, expected.predictions)
-    assert file.read_bytes() == whole.read_bytes()
-    asked.clear()
-    assert ask(file).resumed == ITEMS and not asked
+    assert (len(asked), result.resumed, ask(file).resumed) == (3, 12, ITEMS)
+    assert (result.scores, result.predictions) == (whole[0].scores, whole[0].predictions)
+    assert len(asked) == 3 and file.read_bytes() == whole[1].read_bytes()
 
 
-def test_a_batch_that_was_cut_in_two_is_asked_as_it_was(ask, asked, tmp_path):
-    file = tmp_path / "gqa.jsonl"
-    expected = ask(file)
-    lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join(lines[:-1]))
-    asked.clear()
+def test_a_batch_that_was_cut_in_two_is_asked_as_it_was(ask, asked, whole, begun):
+    file = begun(*whole[1].read_bytes().splitlines(keepends=True)[:-1])
     result = ask(file)
     assert [len(batch) for batch in asked] in ([4], [3]) and result.resumed == ITEMS - 1
-    assert result.predictions == expected.predictions and file.read_bytes() == b"".join(lines)
+    assert result.predictions == whole[0].predictions and file.read_bytes() == whole[1].read_bytes()
 
 
 def other_weights(model, items):
@@ -181,13 +206,10 @@ def test_a_file_that_nobody_describes_is_set_aside(ask, tmp_path):
     assert "somebody's" in (tmp_path / "gqa.old-1.jsonl").read_text()
 
 
-def test_a_damaged_line_is_named(ask, tmp_path):
-    file = tmp_path / "gqa.jsonl"
-    ask(file)
-    lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join([lines[0], b'{"id": 3}\n', *lines[2:]]))
+def test_a_damaged_line_is_named(ask, whole, begun):
+    first, _, *others = whole[1].read_bytes().splitlines(keepends=True)
     with pytest.raises(UserError, match=r"gqa\.jsonl: line 2 is no prediction"):
-        ask(file)
+        ask(begun(first, b'{"id": 3}\n', *others))
 
 
 # -- several processes ------------------------------------------------------------------------------------------------
@@ -207,13 +229,24 @@ def on_ranks(world: int, tmp_path, work) -> list:
     return [found for _, found in sorted((queue.get() for _ in range(world)), key=lambda pair: pair[0])]
 
 
-def test_two_ranks_count_each_item_once(ask, tmp_path):
+def test_two_ranks_count_each_item_once(ask, whole, tmp_path):
     """23 items, 6 batches of 4 and 3: an odd share for one of them."""
-    one = ask(tmp_path / "one.jsonl")
     found = on_ranks(2, tmp_path, lambda rank: ask(tmp_path / "two.jsonl").as_dict() | {"seconds": 0})
-    assert found[0] == found[1] == one.as_dict() | {"seconds": 0}
-    assert (tmp_path / "two.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
+    assert found[0] == found[1] == whole[0].as_dict() | {"seconds": 0}
+    assert (tmp_path / "two.jsonl").read_bytes() == whole[1].read_bytes()
     assert not list(tmp_path.glob("*.rank*"))
+
+
+def test_what_one_rank_cannot_read_is_said_by_both(ask, unreadable, tmp_path):
+    """The command line prints the first rank's error only. What was answered is kept."""
+
+    def work(rank: int) -> str:
+        with pytest.raises(UserError) as error:
+            ask(tmp_path / "gqa.jsonl")
+        return str(error.value)
+
+    assert on_ranks(2, tmp_path, work) == ["toy.png: no image"] * 2
+    assert sum(len(read_lines(part)) for part in tmp_path.glob("gqa.jsonl*")) >= ITEMS // 2
 
 
 def test_more_ranks_than_batches(ask, items, tmp_path):
@@ -221,31 +254,25 @@ def test_more_ranks_than_batches(ask, items, tmp_path):
     assert [r["scores"] for r in on_ranks(2, tmp_path, lambda rank: ask(items=items[:3]).as_dict())] == [expected] * 2
 
 
-def test_what_killed_ranks_left_is_taken_over(ask, asked, tmp_path):
-    whole, file = tmp_path / "whole.jsonl", tmp_path / "gqa.jsonl"
-    expected = ask(whole)
-    lines = whole.read_bytes().splitlines(keepends=True)
-    ask(file)
-    file.write_bytes(b"".join(lines[:8]))
+def test_what_killed_ranks_left_is_taken_over(ask, whole, begun, tmp_path):
+    lines = whole[1].read_bytes().splitlines(keepends=True)
+    file = begun(*lines[:8])
     (tmp_path / "gqa.jsonl.rank1").write_bytes(b"".join(lines[8:20]) + lines[20][:9])
     result = ask(file)
-    assert result.resumed == 20 and result.predictions == expected.predictions
-    assert file.read_bytes() == whole.read_bytes() and not list(tmp_path.glob("*.rank*"))
+    assert result.resumed == 20 and result.predictions == whole[0].predictions
+    assert file.read_bytes() == whole[1].read_bytes() and not list(tmp_path.glob("*.rank*"))
 
 
 def test_a_thousand_items_on_one_and_two_ranks(model, processor, tmp_path):
+    """Those of even number are right by what one rank answers."""
     items = [ToyItem(number, every=50) for number in range(1000)]
-    items = with_answers(items, evaluate(model, processor, ToyBenchmark(), items, batch_size=32).predictions)
+    ask = partial(evaluate, model, processor, ToyBenchmark(), batch_size=64, max_new_tokens=1)
+    one = ask(items)
+    items = with_answers(items, one.predictions)
 
-    def work(rank: int = 0, name: str = "one") -> dict:
-        file = tmp_path / f"{name}.jsonl"
-        result = evaluate(model, processor, ToyBenchmark(), items, batch_size=32, file=file)
-        return result.as_dict() | {"seconds": 0}
-
-    expected = work()
-    assert expected["score"] == pytest.approx(50)
-    assert on_ranks(2, tmp_path, lambda rank: work(rank, "two")) == [expected] * 2
-    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "two.jsonl").read_bytes()
+    two = on_ranks(2, tmp_path, lambda rank: ask(items, file=tmp_path / "two.jsonl"))
+    assert [(result.scores, result.predictions) for result in two] == [({"accuracy": 50.0}, one.predictions)] * 2
+    assert [line["id"] for line in read_lines(tmp_path / "two.jsonl")] == [item.id for item in items]
 
 
 # -- what is asked, and what cannot be --------------------------------------------------------------------------------

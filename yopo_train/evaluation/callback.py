@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
-from torch import nn
 
 from ..errors import UserError
+from ..models.modes import evaluating
 from .benchmarks import get_benchmark
 from .results import Result
 from .runner import evaluate
@@ -90,18 +89,6 @@ class BenchmarkCallback(L.Callback):
                 )
                 for name, items in self.items.items()
             }
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within this context, and each module's own mode after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _is_last_step(trainer: L.Trainer) -> bool:

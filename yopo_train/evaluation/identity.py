@@ -41,11 +41,15 @@ def processor_digest(processor: Any) -> str:
 
 
 def identity_of(model: nn.Module, processor: Any) -> dict[str, Any]:
-    """Plain data that is equal exactly when two models answer alike: weights, plan, adapter, image processing."""
-    plan = active_plan(model)
+    """Plain data that is equal exactly when two models answer alike: weights, plan, adapter, image processing.
+
+    Also the autocast of mixed precision, under which the same weights answer otherwise.
+    """
+    plan, device = active_plan(model), next(model.parameters()).device.type
     return {
         "model": model_digest(model),
         "class": type(unwrap(model)).__name__,
         "plan": plan.id if plan is not None else None,
         "images": processor_digest(processor),
+        "autocast": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None,
     }

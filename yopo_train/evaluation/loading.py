@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.collate import Batch
+from ..errors import UserError
 
 AHEAD = 2
 """Batches that wait for the model."""
@@ -32,12 +33,20 @@ def loaded(
         From items to a batch.
     workers
         Processes; 0 is a thread beside the model, which is enough where images are small or the model is large.
+
+    Raises
+    ------
+    UserError
+        What `collate` raised, when the batches before have been given.
     """
-    return _in_processes(items, batches, collate, workers) if workers else _in_a_thread(items, batches, collate)
-
-
-def _in_a_thread(items: Sequence[Any], batches: Sequence[Sequence[int]], collate: Callable) -> Iterator[Batch]:
     made = _Batches(items, batches, collate)
+    for batch in _in_processes(made, workers) if workers else _in_a_thread(made):
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def _in_a_thread(made: _Batches) -> Iterator[Batch | UserError]:
     pool, waiting = ThreadPoolExecutor(1, "batches"), deque()
     try:
         for number in range(len(made)):
@@ -50,15 +59,13 @@ def _in_a_thread(items: Sequence[Any], batches: Sequence[Sequence[int]], collate
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_processes(
-    items: Sequence[Any], batches: Sequence[Sequence[int]], collate: Callable, workers: int
-) -> Iterator[Batch]:
+def _in_processes(made: _Batches, workers: int) -> Iterator[Batch | UserError]:
     # The tokenizer's threads do not survive the fork of worker processes, and warn about it once a worker.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     yield from DataLoader(
-        _Batches(items, batches, collate),
+        made,
         batch_size=None,
-        num_workers=min(workers, max(1, len(batches))),
+        num_workers=min(workers, max(1, len(made))),
         prefetch_factor=AHEAD,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else it draws from the one that training draws from
@@ -72,5 +79,9 @@ class _Batches(Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, number: int) -> Batch:
-        return self.collate([self.items[index] for index in self.batches[number]])
+    def __getitem__(self, number: int) -> Batch | UserError:
+        """Errors are values here: raised in a worker process, one would come with its traceback as its message."""
+        try:
+            return self.collate([self.items[index] for index in self.batches[number]])
+        except UserError as error:
+            return error

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from PIL import Image
+
 from ..data.collate import Batch, EvalCollator, TokenCounter
 from ..data.conversation import IMAGE_PLACEHOLDER, Chat, Messages
 
@@ -26,12 +28,17 @@ class ItemCollator:
     system : str, optional
         The protocol's system text. It belongs to one form of conversation, Vicuna's, and is left out where the model's
         chat template does not write it as Vicuna's does: before the first ``USER:``.
+    letterbox : bool
+        Give images the border that LLaVA-1.5 gives them, see `letterboxed`; also for models that talk as Vicuna only,
+        and only where the processor would cut off what is outside the middle square.
     """
 
-    def __init__(self, processor: Any, system: str | None = None) -> None:
+    def __init__(self, processor: Any, system: str | None = None, letterbox: bool = False) -> None:
         self.collate = EvalCollator(processor)
         self.chat = self.collate.chat
-        self.system = system if system and _is_vicuna(self.chat) else None
+        vicuna = bool(system or letterbox) and _is_vicuna(self.chat)
+        self.system = system if system and vicuna else None
+        self.border = _border(processor.image_processor) if letterbox and vicuna else None
 
     def text(self, item: Any) -> str:
         """The whole prompt, one placeholder an image; no image is opened."""
@@ -47,10 +54,14 @@ class ItemCollator:
         """
         answer = {"role": "assistant", "content": ""}
         rows = [
-            {"id": item.id, "images": item.images(), "messages": [*self._messages(item), answer], "kind": ""}
+            {"id": item.id, "images": self._images(item), "messages": [*self._messages(item), answer], "kind": ""}
             for item in items
         ]
         return self.collate(rows)
+
+    def _images(self, item: Any) -> list[Image.Image]:
+        images = item.images()
+        return images if self.border is None else [letterboxed(image, self.border) for image in images]
 
     def _messages(self, item: Any) -> Messages:
         image = f"{IMAGE_PLACEHOLDER}\n" if item.has_image else ""
@@ -76,11 +87,28 @@ def prompt_lengths(items: Sequence[Any], texts: Sequence[str], processor: Any) -
 
 
 def prompts_digest(items: Sequence[Any], texts: Sequence[str]) -> str:
-    """Twelve hexadecimal digits of what is asked, in which words, and of what is right."""
+    """Twelve hexadecimal digits of what is asked, about which images, in which words, and of what is right."""
     digest = hashlib.sha256()
     for item, text in zip(items, texts, strict=True):
-        digest.update(json.dumps([item.id, text, item.reference], sort_keys=True).encode())
+        marks = [picture.mark() for picture in item.pictures]
+        digest.update(json.dumps([item.id, text, item.reference, marks], sort_keys=True).encode())
     return digest.hexdigest()[:12]
+
+
+def letterboxed(image: Image.Image, border: tuple[int, int, int]) -> Image.Image:
+    """An image in the middle of a square of one colour: `expand2square` of LLaVA's ``mm_utils.py``."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), border)
+    square.paste(image, tuple((side - length) // 2 for length in image.size))
+    return square
+
+
+def _border(image_processor: Any) -> tuple[int, ...] | None:
+    """The border's colour, the processor's mean; None where it does not cut, makes the border itself, or tiles."""
+    cuts = getattr(image_processor, "do_center_crop", False)
+    if not cuts or getattr(image_processor, "do_pad", False) or getattr(image_processor, "image_grid_pinpoints", None):
+        return None
+    return tuple(int(value * 255) for value in image_processor.image_mean)
 
 
 def _is_vicuna(chat: Chat) -> bool:

@@ -10,6 +10,12 @@ from typing import NamedTuple
 
 MODEL_ZOO = "LLaVA, docs/MODEL_ZOO.md"
 
+WHOLE = {"gqa": 12_578, "scienceqa": 2017, "textvqa": 5000, "pope": 8910, "mme": 2374, "mmbench": 4329}
+"""Questions of the splits that such tables are about, in the smallest edition there is: a sample is not comparable.
+
+VQAv2's numbers are of test-dev, which only a server can score: no score made here stands beside them.
+"""
+
 
 class Published(NamedTuple):
     """A row of somebody's table.

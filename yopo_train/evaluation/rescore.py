@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,7 @@ def rescore(
         A row cannot be read, belongs to no question or to one that was answered before, or a question has no answer,
         where the reference does not tolerate it.
     """
+    _check_benchmark(benchmark, Path(predictions))
     tolerant = protocol == "llava" and benchmark in DICTIONARY
     answers, broken = read_answers(predictions, skip_broken=tolerant and benchmark == "vqav2")
     notes = [f"{len(broken)} broken lines were left out, the first is {broken[0]}"] if broken else []
@@ -86,6 +88,17 @@ def rescore(
         "scores": scores,
         "notes": notes,
     }
+
+
+def _check_benchmark(benchmark: str, predictions: Path) -> None:
+    """Beside our own files stands whose they are: POPE's answers could be scored by GQA's rules."""
+    about = predictions.with_suffix(".json")
+    try:
+        found = json.loads(about.read_text("utf-8"))["benchmark"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # somebody else's, or an array of answers
+    if found != benchmark:
+        raise UserError(f"{predictions}: holds answers to {found} (see {about.name}), expected {benchmark}")
 
 
 def _one_for_each(

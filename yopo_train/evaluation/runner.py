@@ -86,56 +86,79 @@ def evaluate(
     settings = benchmark.settings(protocol)
     longest = settings.max_new_tokens if max_new_tokens is None else max_new_tokens
     scorer = _scorer(benchmark, protocol, items)
-    collate = ItemCollator(processor, settings.system)
+    collate = ItemCollator(processor, settings.system, settings.letterbox)
     texts = [collate.text(item) for item in items]
     batches = _batches(prompt_lengths(items, texts, processor), batch_size)
     identity = identity_of(model, processor) | {
         "benchmark": benchmark.name,
         "protocol": protocol,
         "prompts": prompts_digest(items, texts),
+        "letterbox": collate.border is not None,
         "max_new_tokens": longest,
     }
 
-    def answers_to(batch: Batch) -> list[str]:
+    def lines_of(asked: Sequence[Any], batch: Batch) -> list[Line]:
         inputs = moved({name: value for name, value in batch.items() if name != "meta"}, entry_device(model))
-        return generate_answers(model, processor, inputs, longest, use_cache=use_cache)
+        answers = generate_answers(model, processor, inputs, longest, use_cache=use_cache)
+        return [_line(item, answer, scorer) for item, answer in zip(asked, answers, strict=True)]
 
-    def line_of(item: Any, prediction: str) -> Line:
-        line = {"id": item.id, "prediction": prediction, "prompt": item.prompt, "reference": dict(item.reference)}
-        return line | (dict(scorer.judge(prediction, item.reference)) if scorer is not None else {})
-
-    rank, world = rank_and_world()
-    written = PredictionsFile(file, identity, rank) if file is not None else None
-    before = _from_first_rank(written.begin if written is not None else dict)
-    todo = [batch for batch in batches if any(items[index].id not in before for index in batch)]
-    mine, found = todo[rank::world], dict[str, Line]()
-    with _bar(progress, len(items), len(before)) as advance_to:
-        for indices, batch in zip(mine, loaded(items, mine, collate, num_workers), strict=True):
-            asked = zip((items[index] for index in indices), answers_to(batch), strict=True)
-            # a batch that a kill cut in two was asked again as a whole, so that its answers stay the same
-            lines = [line_of(item, text) for item, text in asked if item.id not in before]
-            found |= {line["id"]: line for line in lines}
-            if written is not None:
-                written.append(lines)
-            advance_to(min(len(items), len(before) + world * len(found)))
-
-    lines = before | _of_all_ranks(found)
-    lines = {item.id: lines[item.id] for item in items}
-    if written is not None:
-        written.close()
-        _from_first_rank(lambda: written.finish(lines.values()))
+    written = PredictionsFile(file, identity, rank_and_world()[0]) if file is not None else None
+    lines, resumed = _ask(
+        items, batches, lambda mine: loaded(items, mine, collate, num_workers), lines_of, written, progress
+    )
     return Result(
         benchmark=benchmark.name,
         protocol=protocol,
         headline=headline(benchmark.name, protocol) if scorer is not None else None,
         scores=_scores(scorer, lines, items),
         items=len(items),
-        resumed=len(before),
+        resumed=resumed,
         seconds=time.perf_counter() - started,
-        generation={**GREEDY, "max_new_tokens": longest, "batch_size": batch_size, "system": collate.system},
+        generation=GREEDY
+        | {"max_new_tokens": longest, "batch_size": batch_size}
+        | {"system": collate.system, "letterbox": identity["letterbox"]},
         plan=identity["plan"],
         predictions={name: line["prediction"] for name, line in lines.items()},
     )
+
+
+def _ask(
+    items: Sequence[Any],
+    batches: Sequence[Sequence[int]],
+    load: Callable[[Sequence[Sequence[int]]], Iterator[Batch]],
+    lines_of: Callable[[Sequence[Any], Batch], list[Line]],
+    written: PredictionsFile | None,
+    progress: str | None,
+) -> tuple[dict[str, Line], int]:
+    """The lines of all items in their order, by id, and how many of them were there before; the same on all ranks."""
+    rank, world = rank_and_world()
+    before = _from_first_rank(written.begin if written is not None else dict)
+    todo = [batch for batch in batches if any(items[index].id not in before for index in batch)]
+    mine, found, problem = todo[rank::world], dict[str, Line](), None
+    with _bar(progress, len(items), len(before)) as advance_to:
+        try:
+            for indices, batch in zip(mine, load(mine), strict=True):
+                lines = lines_of([items[index] for index in indices], batch)
+                # a batch that a kill cut in two was asked again as a whole, so that its answers stay the same
+                lines = [line for line in lines if line["id"] not in before]
+                found |= {line["id"]: line for line in lines}
+                if written is not None:
+                    written.append(lines)
+                advance_to(min(len(items), len(before) + world * len(found)))
+        except UserError as error:
+            problem = error  # the others answer their share, and are told where all ranks meet
+
+    answered = before | _of_all_ranks(found, problem)
+    answered = {item.id: answered[item.id] for item in items}
+    if written is not None:
+        written.close()
+        _from_first_rank(lambda: written.finish(answered.values()))
+    return answered, len(before)
+
+
+def _line(item: Any, prediction: str, scorer: Any) -> Line:
+    line = {"id": item.id, "prediction": prediction, "prompt": item.prompt, "reference": dict(item.reference)}
+    return line | (dict(scorer.judge(prediction, item.reference)) if scorer is not None else {})
 
 
 @contextmanager
@@ -194,13 +217,17 @@ def _from_first_rank(work: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def _of_all_ranks(found: dict[str, Line]) -> dict[str, Line]:
+def _of_all_ranks(found: dict[str, Line], problem: UserError | None) -> dict[str, Line]:
+    """What all ranks have found; a problem that one of them had is raised on all."""
     world = rank_and_world()[1]
-    if world == 1:
-        return found
-    parts: list[Any] = [None] * world
-    dist.all_gather_object(parts, found)
-    return {name: line for part in parts for name, line in part.items()}
+    parts: list[Any] = [(found, problem)]
+    if world > 1:
+        parts *= world
+        dist.all_gather_object(parts, (found, problem))
+    for _, problem in parts:
+        if problem is not None:
+            raise problem
+    return {name: line for part, _ in parts for name, line in part.items()}
 
 
 def _device_of_collectives() -> torch.device:

@@ -109,6 +109,7 @@ def test_only_llavas_prompt_has_vicunas_system_sentence():
     for benchmark in BENCHMARKS.values():
         assert benchmark.settings("llava").system == VICUNA_SYSTEM
         assert benchmark.settings("lmms_eval").system is None
+        assert [benchmark.settings(protocol).letterbox for protocol in ("llava", "lmms_eval")] == [True, False]
     assert VICUNA_SYSTEM == (
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
         "detailed, and polite answers to the user's questions."

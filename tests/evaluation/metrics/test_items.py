@@ -232,3 +232,29 @@ def test_the_folder_works_without_the_package(tmp_path, monkeypatch):
     metric = copied_metrics.make_metric("pope", "llava", items)
     metric.update(["yes"] * 16, items)
     assert metric.compute()["yes_ratio"] == 100.0
+
+
+def mmbench_row(index, **changes):
+    return {"id": str(index), "index": index, "answer": "A", "options": {"A": "red", "B": "blue"}} | changes
+
+
+@pytest.mark.parametrize("protocol", ["llava", "lmms_eval"])
+def test_mmbench_needs_questions_and_options_in_words(protocol):
+    with pytest.raises(ValueError, match=r"mmbench: every index is 1000000 or more"):
+        make_metric("mmbench", protocol, [mmbench_row(1_000_005)])
+    with pytest.raises(ValueError, match=r"mmbench: item '5' has the options \{'A': 3\}, expected text"):
+        make_metric("mmbench", protocol, [mmbench_row(5, options={"A": 3})])
+
+
+def test_odd_labels_are_labels_too():
+    """Found when all questions are answered: too late for an error."""
+    rows = [mmbench_row(1, category=3), mmbench_row(2, category="ocr")]
+    assert set(scores_of("mmbench", rows, "A")) == {"accuracy", "accuracy/3", "accuracy/ocr"}
+    rows = [{"id": str(i), "answer": "a", "types": types} for i, types in enumerate([{"structural": 3}, "query", None])]
+    assert set(scores_of("gqa", rows, "A")) == {"accuracy", "accuracy/3", "accuracy/binary"}
+
+
+def scores_of(name, rows, answer):
+    metric = make_metric(name, "llava", rows)
+    metric.update([answer] * len(rows), rows)
+    return metric.compute()

@@ -140,7 +140,8 @@ class Benchmark(ABC):
     def settings(self, protocol: str = "llava") -> GenerationSettings:
         """How the protocol lets a model answer."""
         _check_protocol(protocol)
-        return GenerationSettings(self.tokens[protocol], VICUNA_SYSTEM if protocol == "llava" else None)
+        llava = protocol == "llava"
+        return GenerationSettings(self.tokens[protocol], VICUNA_SYSTEM if llava else None, letterbox=llava)
 
     def has_answers(self, items: Sequence[Item]) -> bool:
         """Whether these items can be scored here."""

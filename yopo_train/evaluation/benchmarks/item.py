@@ -32,10 +32,14 @@ class GenerationSettings:
         What the prompt begins with. LLaVA's scripts put `VICUNA_SYSTEM` there for models that talk as `vicuna_v1`;
         lmms-eval's `llava_hf` takes the processor's template, which has none. A model of another family has a
         conversation format of its own: leave it out there.
+    letterbox : bool
+        Whether images get a border that makes them square. LLaVA-1.5's configuration has it
+        (``image_aspect_ratio: pad``); the processor of `llava_hf` cuts off what is not in the square's middle.
     """
 
     max_new_tokens: int
     system: str | None = None
+    letterbox: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ class Picture(ABC):
     @abstractmethod
     def read(self) -> tuple[bytes, str]:
         """The bytes of its file, and what messages call it; UserError where there are none."""
+
+    def mark(self) -> int | None:
+        """Bytes that it takes, which tell an image from another in its place; None where that is not cheap to know."""
+        return None
 
     def open(self) -> Image.Image:
         """The image in RGB, as all references convert it; UserError where it cannot be read."""
@@ -49,6 +54,9 @@ class FilePicture(Picture):
         except OSError as error:
             raise UserError(f"{self.where}, field image: {self.path} cannot be read ({error})") from error
         return data, f"{self.where}, field image: {self.path}"
+
+    def mark(self) -> int | None:
+        return os.stat(self.path).st_size if os.path.exists(self.path) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,9 @@ class EncodedPicture(Picture):
             raise UserError(f"{where}: not base64 of an image ({error})") from error
         return data, where
 
+    def mark(self) -> int:
+        return self.stop - self.start
+
 
 def decode(data: bytes, where: str) -> Image.Image:
     """The image of a file's bytes, in RGB.
@@ -134,6 +145,8 @@ def decode(data: bytes, where: str) -> Image.Image:
     """
     try:
         return _opened(data, where).convert("RGB")
+    except UserError:  # which is a ValueError
+        raise
     except BROKEN as error:
         raise UserError(f"{where} cannot be read as an image ({error})") from error
 

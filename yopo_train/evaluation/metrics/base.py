@@ -218,9 +218,9 @@ def mean(values: Iterable[float]) -> float:
 
 
 def grouped(rows: Iterable[Row], key: Callable[[Row], Hashable | None]) -> dict[Any, list[Row]]:
-    """Rows by key, sorted by key; those whose key is None are left out."""
+    """Rows by key, sorted by the key's text; those whose key is None are left out."""
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         if (value := key(row)) is not None:
             groups.setdefault(value, []).append(row)
-    return dict(sorted(groups.items()))
+    return dict(sorted(groups.items(), key=lambda group: str(group[0])))

@@ -41,7 +41,8 @@ class GQA(ItemMetric):
 
 
 def _structure(row: Row) -> str | None:
-    return (row.reference.get("types") or {}).get("structural")
+    types = row.reference.get("types")
+    return types.get("structural") if isinstance(types, dict) else None
 
 
 def _kind(row: Row) -> str | None:

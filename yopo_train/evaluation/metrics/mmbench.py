@@ -28,6 +28,16 @@ class MMBench(ItemMetric):
     unanswered = ByProtocol("wrong", "error")
     nothing = ByProtocol("nan", "")
 
+    def __init__(self, references, protocol: str = "llava", reasoning_tags: bool = False, **kwargs: Any) -> None:
+        super().__init__(references, protocol, reasoning_tags, **kwargs)
+        if all(reference["index"] >= ROTATION for reference in self.references):
+            raise ValueError(f"mmbench: every index is {ROTATION} or more, expected the rotations' questions too")
+
+    def _check(self, reference: Reference, place: int) -> None:
+        super()._check(reference, place)
+        if not all(isinstance(option, str) for option in reference["options"].values()):
+            raise ValueError(f"mmbench: item {reference['id']!r} has the options {reference['options']}, expected text")
+
     def _judge(self, text: str, reference: Reference) -> dict[str, Any]:
         read = vlmevalkit_letter if self.protocol == "llava" else lmms_eval_letter
         parsed = read(text, reference["options"])

@@ -122,6 +122,8 @@ BAD = {
     "unknown strategy": (["--trainer.strategy=magic"], "magic"),
     "strategy that forks": (["--trainer.strategy=ddp_fork", "--trainer.devices=2"], "trainer.strategy is ddp_fork"),
     "too many devices": (["--trainer.accelerator=cuda", "--trainer.devices=99"], "section trainer"),
+    "callback": (["--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {save_top_k: -5}}]"], "save_top_k"),
+    "no batches a step": (["--trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches is 0"),
     "no steps": (["--trainer.max_steps=-1"], "trainer.max_steps"),
     "nothing to do": (["--model.pruning=null", "--trainer.max_steps=0", "--model.tuning=full"], "nothing to do"),
     "config not there": (["--config=none.yaml"], "none.yaml"),
@@ -196,6 +198,25 @@ def test_bad_rows_stop_the_run_before_the_first_stage(config, tmp_path, capsys):
     write_split(folder, "test", rows)
     assert "row-2" in refused(["fit", "--config", str(config), f"--data.path={folder}"], capsys)
     assert not (tmp_path / "run").exists()
+
+
+TRAINING = ["--model.pruning=null", "--data.test_limit=1", "--trainer.limit_val_batches=1"]
+MONITOR = "--trainer.callbacks=[{class_path: EarlyStopping, init_args: {monitor: val/none}}]"
+BAD_IN_TRAINING = {
+    "checkpoint": (["--ckpt_path={tmp}/config.yaml"], "config.yaml: not a checkpoint that can be read"),
+    "interval": (["--trainer.val_check_interval=1000"], "section trainer: `val_check_interval` (1000) must be"),
+    "share": (["--trainer.limit_train_batches=0.01"], "section trainer: You requested to check 0.01"),
+    "monitor": (["--trainer.val_check_interval=1", MONITOR], "metric `val/none` which is not"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IN_TRAINING)
+def test_what_is_found_only_in_training_is_one_line_too(case, config, tmp_path, capsys):
+    options, culprit = BAD_IN_TRAINING[case]
+    options = [option.replace("{tmp}", str(tmp_path)) for option in options]
+    assert main(["fit", "--config", str(config), *TRAINING, *options]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and culprit in error
 
 
 @pytest.mark.parametrize("workers", [0, 1])

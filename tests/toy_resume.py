@@ -53,11 +53,22 @@ class ToyScore(Callback):
         pl_module.log("val/score", torch.stack(weights).sum())
 
 
-def toy_module(plan_seed: int = 0, tuning: str = "lora", lr: float = 1e-2, **lora: Any) -> YopoModule:
+def toy_module(
+    plan_seed: int = 0,
+    tuning: str = "lora",
+    loss: str = "ce",
+    quantization: str | None = None,
+    optimizer: str = "adamw",
+    lr: float = 1e-2,
+    schedule_steps: int | None = None,
+    **lora: Any,
+) -> YopoModule:
     """A pruned toy model with an adapter that has dropout."""
-    optimizer = OptimizerOptions(lr=lr, warmup_ratio=0.0)
+    options = OptimizerOptions(name=optimizer, lr=lr, warmup_ratio=0.0, schedule_steps=schedule_steps)
     lora_options = LoraOptions(**{"r": 2, "lora_dropout": 0.2} | lora)
-    module = YopoModule("org/base", tuning=tuning, lora=lora_options, optimizer=optimizer)
+    module = YopoModule(
+        "org/base", tuning=tuning, lora=lora_options, optimizer=options, loss=loss, quantization=quantization, plan="p"
+    )
     module.model = toy_llava(layers=2)
     module.prune_with(random_plan(toy_dims(module.model), depth=2, radius=1, seed=plan_seed))
     torch.manual_seed(0)
@@ -74,6 +85,7 @@ def train(
     minutes: float | None = None,
     watch: WatchOptions = WatchOptions(),
     workers: int = 0,
+    batch_size: int = 2,
     **settings: Any,
 ) -> YopoModule:
     """Train in this run folder, from its last checkpoint unless told otherwise; 8 steps, a validation after every 3."""
@@ -90,7 +102,7 @@ def train(
     } | settings
     factory = TrainerFactory(run, settings, CheckpointOptions(every, minutes), watch)
     module = toy_module() if module is None else module
-    data = ToyData("toy", batch_size=2, num_workers=workers)
+    data = ToyData("toy", batch_size=batch_size, num_workers=workers)
     trainer = factory.for_training("train")
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint_to_continue(run, ckpt_path))
     return module

@@ -4,29 +4,20 @@
     yopo-train plan --config configs/tiny.yaml --model.pruning.preset paper-12 --run_dir runs/twelve
     yopo-train test --config runs/tiny/config.yaml --stage base
 
-Every subcommand takes the same sections (seed_everything, run_dir, model, data, trainer, evaluation, checkpoint, watch,
-hub), so that a configuration made for one, or saved by one in its run folder, serves all of them.
+Every subcommand takes the same sections: see ``cli_sections``.
 """
 
-import inspect
-import shlex
 import sys
-from typing import Any, Literal
+from typing import Literal
 
-import yaml
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from yopo_train.cli_errors import OneLineParser, class_error, find_user_error, quiet, report
-from yopo_train.commands import PLAIN_COMMANDS, PROGRAM, as_subcommand
-from yopo_train.data.module import VQADataModule
+from yopo_train.cli_errors import known_error, quiet, report
+from yopo_train.cli_sections import SectionsCLI
+from yopo_train.commands import PLAIN_COMMANDS, as_subcommand
 from yopo_train.errors import UserError
-from yopo_train.evaluation.options import EvaluationOptions
-from yopo_train.hub.options import HubOptions
 from yopo_train.hub.push_run import finish_push, prepare_push
 from yopo_train.pipeline import (
-    Context,
-    TrainerFactory,
     fit_stages,
     plan_stages,
     predict,
@@ -36,17 +27,13 @@ from yopo_train.pipeline import (
     score_benchmarks,
     study_stages,
 )
-from yopo_train.pipeline.checkpoints import CheckpointOptions, check_checkpoint
+from yopo_train.pipeline.checkpoints import check_checkpoint
 from yopo_train.pipeline.context import is_first_rank, on_first_rank
 from yopo_train.pipeline.signals import TERMINATED, terminable
-from yopo_train.pipeline.watch import WatchOptions
 from yopo_train.plan import PruningPlan
-from yopo_train.recovery import YopoModule
-from yopo_train.run_folder import RunFolder
 from yopo_train.summary import score_table, write_summary
 
 SUBCOMMANDS = ("fit", "calibrate", "plan", "curves", "validate", "test", "predict", "data_check")
-SECTIONS = ("seed_everything", "run_dir", "model", "data", "trainer", "evaluation", "checkpoint", "watch", "hub")
 DESCRIPTION = (
     "Prune the visual computation of a multimodal LLM once, recover its accuracy with a short finetune. "
     f"More commands take no configuration: {', '.join(' '.join(words) for words in PLAIN_COMMANDS)}."
@@ -54,25 +41,11 @@ DESCRIPTION = (
 StageName = Literal["base", "pruned", "recovered", "trained"]
 
 
-class YopoCLI(LightningCLI):
-    """Parses the sections, then calls the method of the subcommand's name.
-
-    A subcommand is a public method below; its arguments, beside the sections, are the command's own options.
-    """
+class YopoCLI(SectionsCLI):
+    """The subcommands: public methods whose arguments are, beside the sections, the command's own options."""
 
     def __init__(self, args: list[str]) -> None:
-        self.command_line = shlex.join([PROGRAM, *args])
-        super().__init__(
-            YopoModule,
-            VQADataModule,
-            args=args,
-            trainer_defaults={"num_sanity_val_steps": 0, "log_every_n_steps": 10},
-            parser_class=OneLineParser,
-            parser_kwargs={"prog": PROGRAM, "description": DESCRIPTION},
-            save_config_callback=None,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        super().__init__(args, DESCRIPTION)
 
     # -- subcommands ----------------------------------------------------------------------------------------------
     @staticmethod
@@ -215,73 +188,6 @@ class YopoCLI(LightningCLI):
         if written is not None:
             say(str(written))
 
-    # -- how LightningCLI is bent ---------------------------------------------------------------------------------
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Without abbreviations: a mistyped option must not become another one."""
-        return super().init_parser(allow_abbrev=False, **kwargs)
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The key seed_everything, always a number: the run folder has to know it."""
-        parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything that is random.")
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The key run_dir, the sections that are no class of Lightning's, and one seed for everything."""
-        parser.add_argument("--run_dir", type=str, required=True, help="Folder of the run; made if it does not exist.")
-        parser.link_arguments("seed_everything", "data.seed")
-        parser.add_class_arguments(EvaluationOptions, "evaluation")
-        parser.add_class_arguments(CheckpointOptions, "checkpoint")
-        parser.add_class_arguments(WatchOptions, "watch")
-        parser.add_class_arguments(HubOptions, "hub")
-
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Subcommands from this class's methods; LightningCLI takes them from the Trainer's."""
-        self._subcommand_parsers, self._subcommand_method_arguments = {}, {}
-        commands = parser.add_subcommands()
-        for name in self.subcommands():
-            about = inspect.getdoc(getattr(type(self), name)).split("\n")[0]
-            command = self.init_parser(description=about)
-            self._add_arguments(command)
-            self._subcommand_method_arguments[name] = command.add_method_arguments(type(self), name)
-            self._subcommand_parsers[name] = command
-            commands.add_subcommand(name, command, help=about)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
-        """As LightningCLI does, without a warning for arguments that do not come from the shell."""
-        try:
-            self.config = parser.parse_args(args)
-        except UnicodeDecodeError as error:
-            raise UserError(f"a file given with --config is not UTF-8 text: {error}") from None
-        seed = self.config[self.config.subcommand].seed_everything
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed_everything is {seed}, expected 0 to {2**32 - 1}")
-
-    def instantiate_classes(self) -> None:
-        """Module, data and a factory of trainers, and the check of the run folder, which writes nothing."""
-        try:
-            self.config_init = self.parser.instantiate(self.config)
-        except ValueError as error:
-            raise class_error(error) from error
-        self.model, self.datamodule = self._get(self.config_init, "model"), self._get(self.config_init, "data")
-        self.datamodule.unanswered = self.model.has_teacher
-        run, config = RunFolder(self._get(self.config, "run_dir")), self._plain_config()
-        on_first_rank(lambda: run.check(config))
-        options = (self._get(self.config_init, name) for name in ("checkpoint", "watch"))
-        trainers = TrainerFactory(run, self._get(self.config_init, "trainer").as_dict(), *options)
-        seed = config["seed_everything"]
-        self.context = Context(run, self.model, self.datamodule, trainers, config, self.command_line, seed)
-        self.context.evaluation = self._get(self.config_init, "evaluation")
-        self.context.evaluation.check()
-
-    def _plain_config(self) -> dict[str, Any]:
-        """The sections as plain data: what config.yaml holds."""
-        parser, config = self._parser(self.subcommand), self.config[self.subcommand]
-        dumped = yaml.safe_load(parser.dump(config, skip_unset=False, format="yaml"))
-        return {name: dumped[name] for name in SECTIONS}
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        options = {name: self._get(self.config_init, name) for name in self._subcommand_method_arguments[subcommand]}
-        getattr(self, subcommand)(**options)
-
 
 def main(args: list[str] | None = None) -> int:
     """Run one command.
@@ -314,7 +220,7 @@ def main(args: list[str] | None = None) -> int:
         # Lightning turns ctrl-C into an exit
         return _interrupted() if isinstance(exit_.__context__, KeyboardInterrupt) else exit_.code or 0
     except Exception as error:
-        known = find_user_error(error)
+        known = known_error(error)
         if known is None:
             raise
         report(str(known))

@@ -5,10 +5,12 @@ import re
 import sys
 import warnings
 from dataclasses import fields
+from textwrap import shorten
 from typing import NoReturn
 
 import datasets
 from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from transformers.utils import logging as transformers_logging
 
@@ -47,6 +49,10 @@ NEEDLESS_WARNINGS = (
 )
 
 
+REFUSALS = r"\s*`val_check_interval`|Early stopping conditioned on metric"
+"""How Lightning begins to refuse settings that it judges only in training, by errors without a class of their own."""
+
+
 class OneLineParser(LightningArgumentParser):
     """A parser whose errors are one line, without the usage."""
 
@@ -68,19 +74,34 @@ def find_user_error(error: BaseException | None) -> UserError | None:
 
     One from a worker process that loads data arrives with that process's traceback as its message.
     """
+    seen = set()  # jsonargparse's may go round in a circle
     while error is not None and not isinstance(error, UserError):
+        seen.add(id(error))
         error = error.__cause__ or error.__context__
+        error = None if id(error) in seen else error
     name = f"{UserError.__module__}.{UserError.__qualname__}: "
     if error is not None and name in str(error):
         return UserError(str(error).rpartition(name)[2].strip())
     return error
 
 
+def known_error(error: Exception) -> UserError | None:
+    """What to say in one line of an error that ends a command; None where the user is not to blame."""
+    known = find_user_error(error)
+    if known is None and (isinstance(error, MisconfigurationException) or re.match(REFUSALS, str(error))):
+        return UserError(f"section trainer: {shorten(str(error), 300)}")
+    return known
+
+
 def class_error(error: Exception) -> Exception:
     """What to say of a class in the configuration, a logger or a callback, that cannot be made; else the same error."""
     found = re.search(r"Problem with given class_path '([^']+)':\s*(.+)", str(error))
+    found = found or re.search(r"Given value: \[Namespace\(class_path='([^']+)'", str(error))
     if found is None or find_user_error(error) is not None:
         return error
+    if found.lastindex == 1:  # of a list of classes
+        first = re.search(r"Errors:\s+- (.+)", str(error))
+        return UserError(f"{found[1]}: {first[1] if first else 'cannot be made'}")
     return UserError(f"{found[1]}: {found[2].strip()}")
 
 

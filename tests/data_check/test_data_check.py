@@ -153,7 +153,7 @@ def test_a_split_that_a_fit_would_miss(check, tmp_path):
 
 
 def test_what_else_the_command_line_says(config, capsys):
-    for words in (["data"], ["data", "checks"], ["data", "check", "--nonsense", "1"]):
+    for words in (["data"], ["data", "check", "--nonsense", "1"]):
         assert main([*words, "--config", str(config)]) == 2
         said = capsys.readouterr().err
         assert said.startswith("error: ") and said.count("\n") == 1

@@ -1,5 +1,6 @@
 """The file of a checkpoint: whole or not at all, small, and when it is written."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -108,7 +109,8 @@ def test_none_is_written_where_checkpoints_are_off(tmp_path):
 
 
 def test_a_users_checkpoint_by_time_goes_into_the_run_folder(tmp_path):
-    train(tmp_path, max_steps=2, limit_val_batches=0, every=1)  # a resumed one too
+    with pytest.raises(ZeroDivisionError):  # a resumed one too
+        train(tmp_path, At("on_before_backward", 2, lambda: 1 // 0), max_steps=3, limit_val_batches=0)
     train(tmp_path, ModelCheckpoint(filename="now", train_time_interval=timedelta(0)), max_steps=3, limit_val_batches=0)
     assert (RunFolder(tmp_path).checkpoints / "now.ckpt").is_file()
 
@@ -160,6 +162,17 @@ def test_sigterm_saves_and_the_same_command_goes_on(config, tmp_path, monkeypatc
     assert f"continued from {checkpoint}" in capsys.readouterr().out
     assert (checkpoint.parent / "best.ckpt").is_file()
     assert (tmp_path / "run" / "plots" / "training.png").is_file()
+
+
+def test_what_is_sent_to_all_processes_spares_those_that_load_data(tmp_path):
+    """A terminal's ctrl-C, for one: without them the training could not go on to where it saves."""
+    groups = []
+
+    def look() -> None:
+        groups.extend(os.getpgid(process.pid) for process in multiprocessing.active_children())
+
+    train(tmp_path, At("on_train_batch_start", 1, look), workers=1, max_steps=2, limit_val_batches=0)
+    assert groups and os.getpgrp() not in groups
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path):

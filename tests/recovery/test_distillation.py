@@ -45,6 +45,18 @@ def test_the_teacher_is_the_base_model(backend):
     assert after.requires_grad and not torch.allclose(after[read], logits[read], atol=1e-2)
 
 
+def test_the_teacher_drops_nothing():
+    model = student()
+    model.config.vision_config.attention_dropout = 0.5
+    for name, module in model.named_modules():
+        if "vision_tower" in name and hasattr(module, "dropout"):
+            module.dropout = 0.5
+    with teacher(model):
+        first, second = (answer_logits(model, BATCH)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert all(module.training for module in model.modules())
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("name", "temperature", "weight"), [("kd", 2.0, 1.0), ("ce+kd", 1.0, 0.3)])
 def test_gradients_are_those_of_the_formula(name, temperature, weight, checkpointing):

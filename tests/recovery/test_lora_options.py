@@ -152,6 +152,8 @@ def test_what_does_not_fit_the_model(options, culprit):
         ({"layers_to_transform": [0], "target_modules": ".*q_proj"}, "null beside a regular expression"),
         ({"projector": True, "target_modules": ".*q_proj"}, "false beside a regular expression"),
         ({"modules_to_save": []}, r"lora\.modules_to_save is \[\]"),
+        ({"trainable_token_indices": [5, -1]}, r"lora\.trainable_token_indices is \[5, -1\]"),
+        ({"alpha_pattern": {"q_proj": 0}}, r"lora\.alpha_pattern is \{'q_proj': 0\}, expected integers >= 1"),
         ({"r": 3, "init_lora_weights": "orthogonal"}, "where r is odd"),
     ],
 )

@@ -71,6 +71,22 @@ def test_an_interrupted_training_loses_nothing(hook, work, error, batches, whole
     assert_same(tmp_path, train(tmp_path, accumulate_grad_batches=batches), whole[batches])
 
 
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ({"loss": "ce+kd", "optimizer": "muon"}, {}),
+        ({}, {"max_steps": -1, "max_epochs": 2, "check_val_every_n_epoch": 1, "accumulate_grad_batches": 3}),
+    ],
+    ids=["teacher and muon", "epochs that end within an accumulation"],
+)
+def test_trainings_of_other_kinds_go_on_too(options, settings, tmp_path):
+    whole = tmp_path / "whole", weights(train(tmp_path / "whole", module=toy_module(**options), **settings))
+    run = tmp_path / "run"
+    with pytest.raises(ZeroDivisionError):
+        train(run, At("on_before_backward", 3, raising(ZeroDivisionError)), module=toy_module(**options), **settings)
+    assert_same(run, train(run, module=toy_module(**options), **settings), whole)
+
+
 def test_the_last_checkpoint_serves_when_an_update_is_interrupted(whole, tmp_path):
     """Weights may be half updated then."""
     with pytest.raises(ZeroDivisionError):
@@ -119,11 +135,35 @@ def test_from_the_beginning_though_there_is_a_checkpoint(whole, tmp_path):
         ({"lora_alpha": 64}, r"made with lora\.lora_alpha '32', expected '64'"),
         ({"lr": 1e-3}, r"made with optimizer\.lr '0\.01', expected '0\.001'"),
         ({"tuning": "full"}, "made with tuning 'lora', expected 'full'"),
+        ({"loss": "ce+kd"}, r"made with loss 'ce', expected 'ce\+kd'"),
+        ({"quantization": "nf4"}, "made with quantization None, expected 'nf4'"),
     ],
 )
-def test_a_checkpoint_of_other_settings_is_refused_by_the_first_difference(other, culprit, tmp_path, whole):
+def test_a_checkpoint_of_other_options_is_refused_by_the_first_difference(other, culprit, tmp_path, whole):
     with pytest.raises(UserError, match=culprit):
         train(tmp_path, module=toy_module(**other), ckpt_path=str(RunFolder(whole[1][0]).last_checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("settings", "culprit"),
+    [
+        ({"max_steps": 9}, "trainer.max_steps 8, expected 9"),  # the cosine would be another one from there on
+        ({"accumulate_grad_batches": 2}, "trainer.accumulate_grad_batches 1, expected 2"),
+        ({"precision": "bf16-mixed"}, "trainer.precision 32-true, expected bf16-mixed"),
+        ({"batch_size": 5}, "data.batch_size 2, expected 5"),
+    ],
+)
+def test_a_checkpoint_of_another_course_is_refused_by_the_first_difference(settings, culprit, tmp_path, whole):
+    with pytest.raises(UserError, match=f"the checkpoint was made with {culprit}$"):
+        train(tmp_path, ckpt_path=str(RunFolder(whole[1][0]).last_checkpoint), **settings)
+    assert not RunFolder(tmp_path).checkpoints.exists()
+
+
+def test_a_fit_that_leaves_the_rest_of_its_schedule_to_another_one(tmp_path):
+    whole = weights(train(tmp_path / "whole", module=toy_module(schedule_steps=8)))
+    train(tmp_path / "run", module=toy_module(schedule_steps=8), max_steps=4, every=1)
+    rest = train(tmp_path / "run", module=toy_module(schedule_steps=8))
+    assert all(torch.equal(weight, whole[name]) for name, weight in weights(rest).items())
 
 
 @pytest.mark.parametrize(

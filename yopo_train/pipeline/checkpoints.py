@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from yopo_train.errors import UserError
-from yopo_train.pipeline.signals import Signals
+from yopo_train.pipeline.signals import Signals, spare_workers
 from yopo_train.pipeline.watch import TrainingStopped
 from yopo_train.recovery.checkpoint_state import ExactResume
 from yopo_train.run_folder import RunFolder
@@ -64,6 +64,9 @@ class LastCheckpoint(Checkpoint):
         self.path, self.options, self.state = path, options, state
         self._signals = Signals()
         self._saved, self._clock = 0, time.monotonic()
+
+    def setup(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        spare_workers(trainer)
 
     def on_train_start(self, trainer: Trainer, *args: Any) -> None:
         self._saved, self._clock = self.state.step, time.monotonic()

@@ -1,5 +1,6 @@
 """SIGTERM and ctrl-C: at once where nothing would be lost, between two batches where training goes on."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.utils.data import DataLoader
 
 TERMINATED = 128 + signal.SIGTERM
 """The exit code after SIGTERM: 143, as a shell gives it."""
@@ -68,6 +70,27 @@ class Signals:
         if number == signal.SIGINT and self.received == number:
             raise KeyboardInterrupt
         self.received = number
+
+
+def spare_workers(trainer: Trainer) -> None:
+    """Have processes that load data outlive what is sent to all processes of a program, like ctrl-C in a terminal.
+
+    Else the trainer would find them gone before it is where it can stop. Call it before the trainer makes its loaders.
+    """
+    process = trainer.strategy.process_dataloader
+
+    def spared(loader: Any) -> Any:
+        loader = process(loader)
+        if isinstance(loader, DataLoader) and loader.worker_init_fn is None:
+            loader.worker_init_fn = _leave_group
+        return loader
+
+    trainer.strategy.process_dataloader = spared  # of this one trainer's strategy
+
+
+def _leave_group(worker: int) -> None:
+    """Into a process group of its own; when the main process is gone, torch ends a worker in any case."""
+    os.setpgid(0, 0)
 
 
 def _terminate(number: int, frame: Any) -> None:

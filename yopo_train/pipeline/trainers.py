@@ -75,6 +75,9 @@ class TrainerFactory:
         for name in ("limit_test_batches", "limit_predict_batches"):
             if self.settings.get(name) == 0:
                 raise UserError(f"trainer.{name} is 0, expected at least one batch, or null for all of them")
+        batches = self.settings.get("accumulate_grad_batches")
+        if batches is not None and batches < 1:
+            raise UserError(f"trainer.accumulate_grad_batches is {batches}, expected a number >= 1")
         trainer = self.for_calibration("check")
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _MultiProcessingLauncher):

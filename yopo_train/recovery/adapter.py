@@ -9,6 +9,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import shorten
 
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
@@ -89,7 +90,7 @@ def attach_lora(model: nn.Module, options: LoraOptions) -> PeftModel:
         with base_order(model) if options.depends_on_weights else nullcontext():
             return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     except (ValueError, TypeError, NotImplementedError, IndexError) as error:
-        raise UserError(f"section model.lora: {' '.join(str(error).split())}") from error
+        raise UserError(f"section model.lora: {shorten(str(error), 300)}") from error  # peft may print the whole model
 
 
 def _check_saved_modules(model: nn.Module, options: LoraOptions) -> None:

@@ -9,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from yopo_train.errors import UserError
 from yopo_train.recovery.checkpoint_random import packed, random_state, set_random_state, unpacked
+from yopo_train.recovery.checkpoint_settings import refuse_other_settings, settings_of
 
 KEY = "yopo_resume"
 """Where a checkpoint has what this file adds to it."""
@@ -100,6 +101,7 @@ class ExactResume(Callback):
             checkpoint[_name(trainer.datamodule)] = kept["data"]
         checkpoint[KEY] = {
             "processes": trainer.world_size,
+            "settings": settings_of(trainer, pl_module.optimizer_options),
             "random": _of_all_ranks(packed(kept["random"]), trainer.world_size),
             "validation_due": kept["validation_due"],
         }
@@ -110,8 +112,8 @@ class ExactResume(Callback):
         Raises
         ------
         UserError
-            Not made by this program, or by another number of processes: the order of the rows, and which rank sees
-            which, would not go on.
+            Not made by this program, or by another number of processes, or with other settings: the order of the
+            rows, which rank sees which, or the schedule would not go on.
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
@@ -123,6 +125,7 @@ class ExactResume(Callback):
                 f"the checkpoint was made by {state['processes']} processes, expected {trainer.world_size} "
                 "(trainer.devices times trainer.num_nodes): each process has its own part of the rows"
             )
+        refuse_other_settings(state.get("settings", {}), settings_of(trainer, pl_module.optimizer_options))
         self._random = unpacked(state["random"][trainer.global_rank])
         self._kept = {
             "epoch": checkpoint["epoch"],

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yopo_train.models.modes import evaluating
 from yopo_train.pruning import dense_mode
 from yopo_train.pruning.inputs import IGNORE
 from yopo_train.recovery.loss import TokenSums, answer_logits, cross_entropy
@@ -21,9 +22,9 @@ from yopo_train.recovery.options import DistillationOptions
 
 @contextmanager
 def teacher(model: nn.Module) -> Iterator[nn.Module]:
-    """Within this context the model is its own teacher: no plan, no adapter, no gradients."""
+    """Within this context the model is its own teacher: no plan, no adapter, no dropout, no gradients."""
     without_adapter = model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
-    with torch.no_grad(), dense_mode(model), without_adapter:
+    with torch.no_grad(), dense_mode(model), evaluating(model), without_adapter:
         yield model
 
 

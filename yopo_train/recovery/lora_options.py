@@ -76,7 +76,8 @@ class LoraOptions:
         require("lora.lora_dropout", self.lora_dropout, 0 <= self.lora_dropout < 1, "a number in [0, 1)")
         require("lora.target_modules", self.target_modules, self.target_modules not in ([], ""), "names, or null")
         for name in ("rank_pattern", "alpha_pattern"):
-            for pattern in getattr(self, name):
+            for pattern, value in getattr(self, name).items():
+                require(f"lora.{name}", {pattern: value}, value >= 1, "integers >= 1")
                 good = _is_expression(rf"(.*\.)?({pattern})$")  # as peft asks it
                 require(f"lora.{name}", repr(pattern), good, "regular expressions of layer names")
         if isinstance(self.exclude_modules, str):
@@ -91,6 +92,8 @@ class LoraOptions:
         require("lora.layers_to_transform", self.layers_to_transform, good, "numbers of layers from 0, or null")
         for name in ("modules_to_save", "trainable_token_indices"):
             require(f"lora.{name}", [], getattr(self, name) != [], "names, or null")
+        tokens = self.trainable_token_indices or [0]
+        require("lora.trainable_token_indices", tokens, min(tokens) >= 0, "ids of tokens, from 0")
         if self.init_lora_weights == "orthogonal":
             even = all(rank % 2 == 0 for rank in (self.r, *self.rank_pattern.values()))
             require("lora.init_lora_weights", "orthogonal", even, "another one where r is odd")

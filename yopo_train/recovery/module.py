@@ -273,7 +273,9 @@ class YopoModule(LightningModule):
         """What a checkpoint belongs to: numbers and texts by name."""
         plan = active_plan(self.model)
         kinds = {"base": self.base, "plan": plan.id if plan is not None else None, "tuning": self.tuning}
+        kinds |= {"loss": self.loss, "freeze": sorted(self.freeze_parts), "quantization": self.quantization}
         sections = {"lora": self.lora_options} if self.tuning == "lora" else {}
+        sections |= {"distillation": self.distillation} if self.has_teacher else {}
         sections["optimizer"] = self.optimizer_options
         options = {f"{name}.{key}": value for name, each in sections.items() for key, value in asdict(each).items()}
         return kinds | {name: str(value) for name, value in options.items()}

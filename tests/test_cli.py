@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from ports import own_port
 from question_sets import make_row, write_split
 
 from yopo_train.cli import YopoCLI, main
@@ -72,6 +73,7 @@ def test_several_processes_write_one_run(config, tmp_path):
     options += ["--evaluation.benchmarks=mme", f"--evaluation.sources={ROOT / 'data/benchmarks'}"]
     options += ["--evaluation.stages=[recovered]", "--evaluation.max_new_tokens=2", "--evaluation.batch_size=4"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    environment["MASTER_PORT"] = str(own_port())
     result = subprocess.run(command + options, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("[7/8] score recovered") == result.stdout.count("[8/8] benchmarks recovered") == 1

@@ -22,3 +22,12 @@ def named(run, tmp_path_factory):
 def published(run, tmp_path_factory):
     """The published folder of a base that nobody has given a name."""
     return export(run, tmp_path_factory.mktemp("published") / "out")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def online():
+    """Against the server on loopback; the shell may have said HF_HUB_OFFLINE, as ``.ci/run`` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HF_HUB_OFFLINE", raising=False)
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        yield

@@ -103,12 +103,13 @@ def test_the_likeliest_tokens_and_all_others_together(top_k, temperature, seed):
         torch.testing.assert_close(some, full, atol=1e-4, rtol=1e-4)
     (gradient,) = torch.autograd.grad(some, logits)
     assert gradient.isfinite().all()
-    p, q = ((x.detach() / temperature).softmax(-1) for x in (base, logits))
+    p, q = ((x.detach().double() / temperature).softmax(-1) for x in (base, logits))
     index = p.topk(min(top_k, 9), -1).indices
-    coarse = [torch.cat((x.gather(-1, index), 1 - x.gather(-1, index).sum(-1, keepdim=True)), -1) for x in (p, q)]
+    rest = [(1 - x.gather(-1, index).sum(-1, keepdim=True)).clamp(min=1e-12) for x in (p, q)]  # not below 0 by rounding
+    coarse = [torch.cat((x.gather(-1, index), other), -1) for x, other in zip((p, q), rest, strict=True)]
     if top_k < 8:
         expected = temperature**2 * torch.xlogy(coarse[0], coarse[0] / coarse[1]).sum()
-        torch.testing.assert_close(some.detach(), expected, atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(some.detach(), expected.float(), atol=1e-2, rtol=1e-2)
 
 
 def test_a_model_that_nothing_was_done_to_has_nothing_to_learn_from_itself():

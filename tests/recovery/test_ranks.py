@@ -2,12 +2,12 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ports import own_port
 from train_toy import BATCH, EQUAL, UNUSED, run
 
 HERE = Path(__file__).parent
@@ -17,11 +17,8 @@ HERE = Path(__file__).parent
 def on_two_ranks(tmp_path_factory) -> dict:
     """What both ranks found, started as torchrun starts them."""
     out = tmp_path_factory.mktemp("ranks") / "found.json"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     common = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(own_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
         "NODE_RANK": "0", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])]),
     }  # fmt: skip

@@ -34,7 +34,7 @@ def losses(folder: Path) -> list[float]:
 def test_fsdp2_trains_as_one_process_does(config, tmp_path):
     options = ["--config", str(config), "--model.loss=ce+kd", "--data.test_limit=1"]
     assert main(["fit", *options, f"--run_dir={tmp_path / 'alone'}"]) == 0
-    sharded = ["--config", str(STRATEGIES / "fsdp2.yaml"), "--trainer.devices=1"]
+    sharded = ["--config", str(STRATEGIES / "fsdp2.yaml"), "--trainer.devices=1", "--checkpoint.every_n_steps=2"]
     assert main(["fit", *options, *sharded, f"--run_dir={tmp_path / 'sharded'}"]) == 0
     assert losses(tmp_path / "sharded") == pytest.approx(losses(tmp_path / "alone"), abs=1e-4)
     answers = [(tmp_path / run / "predictions" / "recovered.jsonl").read_text() for run in ("alone", "sharded")]

@@ -6,3 +6,8 @@ class UserError(ValueError):
 
     The command line prints it as ``error: <message>`` without a traceback and exits with code 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

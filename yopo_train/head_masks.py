@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yopo_train.errors import UserError
+from yopo_train.errors import UserError, first_line
 from yopo_train.plan import ModelDims, PruningPlan
 from yopo_train.run_folder import write_bytes
 
@@ -33,7 +33,7 @@ def read_head_mask(path: str | Path, dims: ModelDims) -> Tensor:
     try:
         values = _load(path)
     except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UserError(f"{path}: not readable as a head mask (.npy, or a tensor in .pt or .pth): {reason}") from None
     expected = (dims.layers, dims.heads)
     if tuple(values.shape) != expected:

@@ -190,16 +190,37 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a whole file or none: to a temporary name in the same folder, then renamed."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A temporary name, in the same folder, that becomes ``path`` when the block ends well.
+
+    Raises
+    ------
+    UserError
+        The folder cannot be made, or the file not be written: the disk is full, or the like.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def need_empty(folder: Path) -> None:
+    """Raise a ``UserError`` where a folder to write is a file, or holds something."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, expected a new or an empty folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: the folder is not empty, expected a new or an empty folder")
 
 
 @contextmanager

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, SumMetric
 
-from yopo_train.data.sampler import rank_and_world
 from yopo_train.errors import UserError
 from yopo_train.models import family_of, model_inputs, unwrap
 from yopo_train.models.offload import entry_device, to_entry_device
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import active_plan, prune, unprune
+from yopo_train.ranks import rank_and_world
 
 FEATURES = ("get_image_features", "get_video_features")
 

@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from ..errors import UserError
+from ..run_folder import need_empty
 
 SPARE_BYTES = 64 * 2**20
 """Room for what is written beside the weights: tokenizer, configuration, headers."""
@@ -146,10 +147,7 @@ def check_destination(folder: Path, source: Path) -> None:
     UserError
         A file, a folder that is not empty, or one inside ``source``.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file, expected a new or an empty folder")
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: the folder is not empty, expected a new or an empty folder")
+    need_empty(folder)
     if source.resolve() in folder.resolve().parents:
         raise UserError(f"{folder}: lies inside the source {source}, expected a folder elsewhere")
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .files import read_json
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -77,7 +77,7 @@ class Shard:
         return dict(content)
 
     def _damaged(self, error: Exception) -> UserError:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         return UserError(f"{self.path}: the shard is damaged or incomplete: {reason}")
 
 

@@ -49,22 +49,3 @@ def kept_file(name: str) -> Iterator[Path]:
         yield path
     finally:
         lock.release()
-
-
-@contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes ``path`` when the block ends well.
-
-    Raises
-    ------
-    UserError
-        The disk is full, or the like.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import UserError
-from .cache import KEPT_FROM, kept_file, key_of, written
+from ..run_folder import new_file
+from .cache import KEPT_FROM, kept_file, key_of
 from .conversation import IMAGE_PLACEHOLDER
 from .formats import RowError, answerable, as_row, row_id
 from .images import image_file
@@ -96,7 +97,7 @@ def find_bad_rows(source: Source) -> Findings:
                 return Findings(source.name, len(source), **kept | {"bad": [BadRow(*row) for row in kept["bad"]]})
         findings, folders = _walk(source)
         kept = {"images": findings.images, "folders": folders, "lacking": findings.lacking}
-        with written(path) as temporary:
+        with new_file(path) as temporary:
             temporary.write_text(json.dumps(kept | {"bad": [astuple(row) for row in findings.bad]}), "utf-8")
         return findings
 

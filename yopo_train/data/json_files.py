@@ -17,7 +17,8 @@ import pyarrow as pa
 from datasets import Dataset
 
 from ..errors import UserError
-from .cache import kept_file, key_of, stamp, written
+from ..run_folder import new_file
+from .cache import kept_file, key_of, stamp
 from .formats import RowError, as_row, row_id
 
 SUFFIXES = (".json", ".jsonl")
@@ -52,7 +53,7 @@ def read_json(files: list[str]) -> Dataset:
     """
     with kept_file(f"{key_of('json', VERSION, [stamp(file) for file in files])}.arrow") as path:
         if not path.is_file():
-            with written(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+            with new_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink:
                 _write(files, sink)
         return Dataset.from_file(str(path))
 

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..errors import UserError
-from .cache import KEPT_FROM, kept_file, key_of, written
+from ..run_folder import new_file
+from .cache import KEPT_FROM, kept_file, key_of
 from .checks import BadRow
 from .collate import TokenCounter
 from .rows import Rows
@@ -70,7 +71,7 @@ def measure_lengths(
             return Lengths(kept["tokens"], kept["visual"], bad)
         found = _measure(rows, processor, workers, progress)
         bad = json.dumps([(row.number, row.fault, row.message) for row in found.bad])
-        with written(path) as temporary, open(temporary, "wb") as file:
+        with new_file(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, tokens=found.tokens, visual=found.visual, bad=np.array(bad))
         return found
 

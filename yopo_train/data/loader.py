@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
+from ..ranks import rank_and_world
 from .collate import Batch, Row
-from .sampler import rank_and_world
 
 
 def make_loader(

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from ..errors import UserError
 from ..progress import Bar
+from ..ranks import rank_and_world
 from .checks import Findings
 from .collate import EvalCollator, TrainCollator
 from .images import PixelBound
@@ -20,7 +21,7 @@ from .lenient import Replaced, Replacing, decodable
 from .loader import make_loader
 from .mixture import TrainSource, joined
 from .rows import Rows, open_rows
-from .sampler import EvalSampler, TrainSampler, rank_and_world
+from .sampler import EvalSampler, TrainSampler
 from .sources import has_split
 
 SPLITS_OF_STAGE = {

@@ -9,20 +9,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Sampler
+
+from ..ranks import rank_and_world
 
 GROUPED = 64
 """Batches, of all ranks together, whose rows are sorted by length among each other."""
 STRETCH = 4096
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's rank and the number of processes."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
 
 
 class TrainSampler(Sampler[int]):

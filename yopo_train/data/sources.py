@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, get_dataset_split_names, load_dataset, load_from_disk
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .cache import key_of, stamp
 from .formats import IMAGES, KNOWN, TURNS
 from .image_folder import SPLIT, as_questions, image_files
@@ -191,7 +191,7 @@ def _one_line_errors(source: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if "corresponds to no data" in reason:  # how the library says that
             reason = "it has no rows"
         raise UserError(f"data.path: cannot read {source} ({reason})") from error

@@ -8,15 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from torch import nn
 
 from ..data.collate import Batch
-from ..data.sampler import rank_and_world
 from ..errors import UserError
 from ..models.offload import entry_device, moved
 from ..progress import Bar
+from ..ranks import of_all_ranks, of_first_rank, rank_and_world
 from .benchmarks import get_benchmark
 from .generation import generate_answers
 from .identity import identity_of
@@ -202,34 +200,22 @@ def _scores(scorer: Any, lines: dict[str, Line], items: Sequence[Any]) -> dict[s
 
 def _from_first_rank(work: Callable[[], Any]) -> Any:
     """The result of work that only the first rank does; its errors, too, reach all of them."""
-    rank, world = rank_and_world()
-    if world == 1:
-        return work()
-    outcome: list[Any] = [None, None]
-    if rank == 0:
+    outcome: tuple[Any, UserError | None] = (None, None)
+    if rank_and_world()[0] == 0:
         try:
-            outcome = [work(), None]
+            outcome = work(), None
         except UserError as error:
-            outcome = [None, str(error)]
-    dist.broadcast_object_list(outcome, device=_device_of_collectives())
-    if outcome[1] is not None:
-        raise UserError(outcome[1])
-    return outcome[0]
+            outcome = None, error
+    result, problem = of_first_rank(outcome)
+    if problem is not None:
+        raise problem
+    return result
 
 
 def _of_all_ranks(found: dict[str, Line], problem: UserError | None) -> dict[str, Line]:
     """What all ranks have found; a problem that one of them had is raised on all."""
-    world = rank_and_world()[1]
-    parts: list[Any] = [(found, problem)]
-    if world > 1:
-        parts *= world
-        dist.all_gather_object(parts, (found, problem))
+    parts = of_all_ranks((found, problem))
     for _, problem in parts:
         if problem is not None:
             raise problem
     return {name: line for part, _ in parts for name, line in part.items()}
-
-
-def _device_of_collectives() -> torch.device:
-    nccl = dist.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")

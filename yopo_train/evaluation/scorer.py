@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
+from ..run_folder import write_text
 from .exact_match import ExactMatch, is_match
 from .generation import generate_answers
 
@@ -92,9 +92,7 @@ class GenerationScorer(L.Callback):
         # not splitlines(): answers may hold other line ends of Unicode's
         lines = zip_longest(*(part.read_text(encoding="utf-8").split("\n")[:-1] for part in parts))
         whole = self.folder / f"{self._name(trainer)}.jsonl"
-        temporary = whole.with_name(f"{whole.name}.tmp")
-        temporary.write_text("".join(f"{line}\n" for line in chain.from_iterable(lines) if line is not None), "utf-8")
-        os.replace(temporary, whole)
+        write_text(whole, "".join(f"{line}\n" for line in chain.from_iterable(lines) if line is not None))
         for part in parts:
             part.unlink()
 

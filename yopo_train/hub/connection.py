@@ -27,7 +27,7 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 
-from yopo_train.errors import UserError
+from yopo_train.errors import UserError, first_line
 
 WAITS = (1.0, 2.0, 4.0, 8.0)
 """Seconds before the second, third, ... try. The uploads inside have huggingface_hub's own tries besides."""
@@ -177,8 +177,7 @@ def _answer(error: HfHubHTTPError, repo_id: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return _hidden(text.splitlines()[0] if text else type(error).__name__)
+    return _hidden(first_line(error))
 
 
 def _hidden(text: Any) -> str:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.utils import cached_file, extract_commit_hash, logging
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from . import family_of
 from .processors import load_processor
 from .quantization import keep_layout, quantization_config
@@ -153,7 +153,7 @@ def _load(load: Callable, name: str, what: str, **kwargs):
         raise
     except LOAD_ERRORS as error:
         where = "local folder" if Path(name).is_dir() else "local folder or Hub model id"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UserError(f"cannot load the {what} of {name!r} ({where}): {reason}") from error
     finally:
         logging.set_verbosity(verbosity)

@@ -27,6 +27,7 @@ from yopo_train.data.shapes.glyphs import DIGITS, LETTERS
 from yopo_train.data.shapes.questions import PLACES, WORDS
 from yopo_train.data.shapes.scene import COLOURS, IMAGE_SIZE
 from yopo_train.errors import UserError
+from yopo_train.run_folder import need_empty
 
 PATCH_SIZE = 8
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<image>")  # ids 0 to 3
@@ -153,8 +154,7 @@ def build_tiny(out: str | Path, seed: int = 0) -> None:
     UserError : `out` holds files already.
     """
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out}: the folder is not empty; expected a new or an empty folder")
+    need_empty(out)
     processor = tiny_processor()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

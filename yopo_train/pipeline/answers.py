@@ -6,14 +6,14 @@ Then they are rows as all others: their lengths are known, and a resumed run tra
 import json
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
 from yopo_train.errors import UserError
 from yopo_train.evaluation.generation import generate_answers
-from yopo_train.pipeline.context import Context, on_first_rank, several_processes
+from yopo_train.pipeline.context import Context, on_first_rank
 from yopo_train.pruning import dense_mode
+from yopo_train.ranks import of_all_ranks
 from yopo_train.run_folder import write_text
 
 
@@ -43,18 +43,15 @@ def answering(context: Context) -> str:
         loader = context.data.prompt_dataloader(rows.select(lacking))
         trainer.validate(answerer, dataloaders=loader, verbose=False)
         numbers = [int(rows.index[place]) for place in lacking]
-        answers = dict(zip(numbers, _of_all_ranks(answerer.found, len(lacking)), strict=True))
+        answers = dict(zip(numbers, _in_order(answerer.found, len(lacking)), strict=True))
     lines = [json.dumps({"row": number, "answer": text}, ensure_ascii=False) + "\n" for number, text in answers.items()]
     on_first_rank(lambda: write_text(context.run.answers, "".join(lines)))
     return f"answered {len(answers)} of {len(rows)} training questions"
 
 
-def _of_all_ranks(mine: list[str], number: int) -> list[str]:
+def _in_order(mine: list[str], number: int) -> list[str]:
     """Answers in the order of the rows, with which the processes have taken turns."""
-    if not several_processes():
-        return mine
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, mine)
+    parts = of_all_ranks(mine)
     return [parts[place % len(parts)][place // len(parts)] for place in range(number)]
 
 

@@ -177,15 +177,6 @@ def several_processes() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def of_first_rank(value: Any) -> Any:
-    """The first process's value on all of them: what it has written meanwhile must not lead the others elsewhere."""
-    if not several_processes():
-        return value
-    found = [value]
-    torch.distributed.broadcast_object_list(found)
-    return found[0]
-
-
 def wait_for_all() -> None:
     """A barrier, where there are several processes."""
     if several_processes():

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from yopo_train.errors import UserError
 from yopo_train.models.prompt import real_tokens, visual_mask
+from yopo_train.ranks import of_all_ranks
 from yopo_train.recovery import YopoModule
 
 SMOOTHING = 0.9
@@ -183,10 +184,7 @@ def _norm(gradients: list[Tensor], device: torch.device) -> Tensor:
 
 def _stop(trainer: Trainer, step: int, rows: list[str], why: str) -> None:
     """On all ranks at once, as all have seen the same numbers."""
-    if trainer.world_size > 1:
-        parts: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(parts, rows)
-        rows = [row for part in parts for row in part]
+    rows = [row for part in of_all_ranks(rows) for row in part]
     named, more = ", ".join(rows[:SHOWN_ROWS]), len(rows) - SHOWN_ROWS
     named += f" and {more} more" if more > 0 else ""
     raise TrainingStopped(

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from yopo_train.errors import UserError
+from yopo_train.ranks import of_all_ranks
 from yopo_train.recovery.checkpoint_random import packed, random_state, set_random_state, unpacked
 from yopo_train.recovery.checkpoint_settings import refuse_other_settings, settings_of
 
@@ -102,7 +103,7 @@ class ExactResume(Callback):
         checkpoint[KEY] = {
             "processes": trainer.world_size,
             "settings": settings_of(trainer, pl_module.optimizer_options),
-            "random": _of_all_ranks(packed(kept["random"]), trainer.world_size),
+            "random": of_all_ranks(packed(kept["random"])),
             "validation_due": kept["validation_due"],
         }
 
@@ -148,11 +149,3 @@ class ExactResume(Callback):
 def _name(datamodule: Any) -> str:
     """Under which key Lightning keeps a data module's state."""
     return type(datamodule).__qualname__
-
-
-def _of_all_ranks(value: Any, processes: int) -> list[Any]:
-    if processes == 1:
-        return [value]
-    found: list[Any] = [None] * processes
-    torch.distributed.all_gather_object(found, value)
-    return found

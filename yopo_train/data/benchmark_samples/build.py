@@ -12,6 +12,7 @@ from yopo_train.data.benchmark_samples.choices import mmbench, scienceqa
 from yopo_train.data.benchmark_samples.short_answers import gqa, textvqa, vqav2
 from yopo_train.data.benchmark_samples.yes_no import mme, pope
 from yopo_train.errors import UserError
+from yopo_train.run_folder import need_empty
 
 WRITERS: dict[str, Callable[[Path, random.Random], None]] = {
     "gqa": gqa,
@@ -45,8 +46,7 @@ def build(out: str | Path, seed: int = 0) -> None:
     UserError : `out` holds files already.
     """
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out}: the folder is not empty; expected a new or an empty folder")
+    need_empty(out)
     for name, write in WRITERS.items():
         folder = out / name
         folder.mkdir(parents=True)

@@ -30,6 +30,7 @@ from yopo_train.data.shapes.questions import (
 )
 from yopo_train.data.shapes.scene import Scene, draw, png_bytes, sample_scene
 from yopo_train.errors import UserError
+from yopo_train.run_folder import need_empty
 
 SPLITS = ("train", "calibration", "validation", "test")
 ROWS_AN_IMAGE = 3
@@ -140,8 +141,7 @@ def build(
     UserError : `out` holds files already, or `apart_from` holds no question set.
     """
     out = Path(out)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out}: the folder is not empty; expected a new or an empty folder")
+    need_empty(out)
     source, splits = SceneSource(_pictures(Path(apart_from)) if apart_from else ()), {}
     for split in SPLITS:
         if rows.get(split):

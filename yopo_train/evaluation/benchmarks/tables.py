@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, load_dataset, load_from_disk
 
-from ...errors import UserError
+from ...errors import UserError, first_line
 from .pictures import TablePicture
 from .records import Record
 
@@ -119,6 +119,6 @@ def _one_line_errors(source: str, split: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         expected = "expected a hub id, a local folder of `datasets` or the official raw files"
         raise UserError(f"{source}, split {split!r}: cannot be read ({reason}); {expected}") from error

@@ -112,9 +112,9 @@ def test_the_language_model_alone():
     model, towers = toy_llava(), []
     model.model.vision_tower.register_forward_pre_hook(lambda *_: towers.append(1))
     batch, plan = toy_batch([[3, "image", 4]]), random_plan(toy_dims(model), 2, 1)
-    result = compare(model, batch, plan, Options(3, vision=False, decode=1, whole=plan))
-    assert {lap for row in result.rows.values() for lap in row.times} == {"prefill", "decode"}
-    assert len(towers) == 2  # once for each contender
+    result = compare(model, batch, plan, Options(3, vision=False, decode=1, train=True, whole=plan))
+    assert {lap for row in result.rows.values() for lap in row.times} == {"prefill", "decode", "train"}
+    assert len(towers) == 2 + 2 * 5  # once for each contender; of a LoRA step whenever its plan is put on
     assert result.rows["pruned"].cache_bytes == result.rows["pruned"].cache_formula
     assert result.whole_model is not None and "| vision" not in report(result)
 

@@ -12,14 +12,16 @@ def test_median_and_90th_percentile():
     assert Timing.of([3.0]) == Timing(3.0, 3.0)
 
 
-def test_laps_parts_and_total():
-    seconds = iter([10.0, 10.5, 12.5, 20.0])
+def test_laps_their_total_and_a_typical_one():
+    seconds = iter([10.0, 10.5, 12.5, 13.5, 15.0, 25.0])
+    calls = []
     watch = Stopwatch(CPU, clock=lambda: next(seconds))
     watch.start()
     watch.lap("vision")
     watch.lap("prefill")
     watch.total("first_token")
-    watch.lap("decode", parts=5)
+    watch.typical("decode", lambda: calls.append(1), 3)
+    assert len(calls) == 3
     assert watch.laps == {"vision": 500, "prefill": 2000, "first_token": 2500, "decode": 1500}
 
 

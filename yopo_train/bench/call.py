@@ -77,11 +77,14 @@ class TimedCall:
             watch.start()
             output = run()
             watch.lap("prefill")
-        for _ in range(self.decode):
+
+        def next_token() -> None:
+            nonlocal output
             token = output.logits[:, -1:].argmax(-1)
             output = self.model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+
         if self.decode:
-            watch.lap("decode", parts=self.decode)
+            watch.typical("decode", next_token, self.decode)
         watch.laps |= layers.laps
 
     def _layers(self, watch: Stopwatch) -> None:
@@ -116,7 +119,7 @@ class LanguageModelCall:
 
         handle = self._text_model.register_forward_pre_hook(keep, with_kwargs=True)
         try:
-            with torch.inference_mode():
+            with torch.no_grad():  # what inference mode makes cannot be trained with
                 self._base(**inputs, use_cache=use_cache, logits_to_keep=1)
         except Reached:
             pass
@@ -126,8 +129,15 @@ class LanguageModelCall:
 
     @torch.inference_mode()
     def __call__(self) -> CausalLMOutputWithPast:
+        return self._output(slice(-1, None))
+
+    def logits(self, columns: slice) -> Tensor:
+        """``(batch, columns, vocabulary)``, with their graph."""
+        return self._output(columns).logits
+
+    def _output(self, columns: slice) -> CausalLMOutputWithPast:
         output = self._text_model(**self.inputs)
-        logits = self._base.get_output_embeddings()(output.last_hidden_state[:, -1:])
+        logits = self._base.get_output_embeddings()(output.last_hidden_state[:, columns])
         return CausalLMOutputWithPast(logits=logits, past_key_values=output.past_key_values)
 
 

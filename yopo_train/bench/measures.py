@@ -4,8 +4,8 @@
 vision       vision tower, projector and embedding: all in front of the language model's first layer
 prefill      the language model up to the first token's logits, the LM head on the last token only
 first_token  the whole call: vision and prefill
-decode       one greedy token of each sample, after the prefill, with its KV cache
-train        one LoRA step, see ``training.py``
+decode       one greedy token of each sample, after the prefill, with its KV cache: the median of an answer's tokens
+train        one LoRA step, see ``training.py``; with the vision tower, if that is measured at all
 ===========  ==========================================================================================================
 
 FLOPs and memory come from runs that are not timed.
@@ -178,7 +178,7 @@ def _train(
 ) -> None:
     """Time a LoRA step of each contender, and count its FLOPs and memory."""
     device = next(model.parameters()).device
-    with lora_step(model, inputs) as lora:
+    with lora_step(model, inputs, options.vision) as lora:
         contenders = {
             name: Contender(partial(lora.prepare, case.switch), [lora.measure]) for name, case in cases.items()
         }
@@ -188,7 +188,7 @@ def _train(
             lora.step()  # makes the optimizer's state
             rows[name].times |= times[name]
             rows[name].train_flops = counted_flops(lora.step, "computed")
-            rows[name].train_peak_bytes = peak_bytes(lora.model, inputs.values(), lora.step)
+            rows[name].train_peak_bytes = peak_bytes(lora.model, lora.held, lora.step)
 
 
 # -- not timed --------------------------------------------------------------------------------------------------------

@@ -52,11 +52,19 @@ class Stopwatch:
         """Here the run begins."""
         self._started = self._last = self._now()
 
-    def lap(self, name: str, parts: int = 1) -> None:
-        """Keep the time since the last look, divided by ``parts``."""
+    def lap(self, name: str) -> None:
+        """Keep the time since the last look."""
         now = self._now()
-        self.laps[name] = (now - self._last) / parts
-        self._last = now
+        self.laps[name], self._last = now - self._last, now
+
+    def typical(self, name: str, work: Callable[[], None], times: int) -> None:
+        """Keep the median time of several calls, in which a few that something else disturbs do not count."""
+        passed = []
+        for _ in range(times):
+            work()
+            self.lap(name)
+            passed.append(self.laps[name])
+        self.laps[name] = statistics.median(passed)
 
     def total(self, name: str) -> None:
         """Keep the time from the start to the last lap."""

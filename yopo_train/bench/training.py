@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..errors import UserError
 from ..models.prompt import visual_mask
@@ -14,6 +16,7 @@ from ..pruning import unprune
 from ..recovery.adapter import attach_lora
 from ..recovery.lora_options import LoraOptions
 from ..recovery.loss import IGNORE, answer_loss
+from .call import LanguageModelCall
 from .timer import Stopwatch
 
 
@@ -26,20 +29,38 @@ class LoraStep:
         With a trainable adapter, in training mode.
     inputs : dict
         Model inputs; see `answer_labels` for the labels.
+    vision : bool
+        False: all in front of the language model runs when a plan is put on, and is no part of the step.
     """
 
-    def __init__(self, model: nn.Module, inputs: dict[str, Tensor]) -> None:
-        self.model, self.batch = model, {**inputs, "labels": answer_labels(model, inputs)}
+    def __init__(self, model: nn.Module, inputs: dict[str, Tensor], vision: bool = True) -> None:
+        self.model, self.inputs, self.labels = model, inputs, answer_labels(model, inputs)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.vision = vision
 
     def prepare(self, switch: Callable[[nn.Module], nn.Module]) -> None:
         """Put a contender's plan on. The weights are reordered by it, an optimizer's state is not: it starts anew."""
         switch(self.model)
+        self._language_model = None if self.vision else LanguageModelCall(self.model, self.inputs, use_cache=False)
         self.optimizer = torch.optim.AdamW(self.weights, lr=1e-6)
 
     def backward(self) -> None:
         """Gradients of the loss."""
-        answer_loss(self.model, self.batch).backward()
+        self.loss().backward()
+
+    def loss(self) -> Tensor:
+        """Mean cross-entropy of the labels, the LM head where they are predicted only."""
+        if self._language_model is None:
+            return answer_loss(self.model, {**self.inputs, "labels": self.labels})
+        answer = int((self.labels[0] != IGNORE).sum())  # the last tokens, see `answer_labels`
+        logits = self._language_model.logits(slice(-answer - 1, -1))
+        return F.cross_entropy(logits.float().flatten(0, 1), self.labels[:, -answer:].flatten())
+
+    @property
+    def held(self) -> list[Tensor]:
+        """Tensors beside the weights that are there before a step, and stay."""
+        made = tree_leaves(self._language_model.inputs) if self._language_model is not None else []
+        return [x for x in (*self.inputs.values(), self.labels, *made) if isinstance(x, Tensor)]
 
     def step(self) -> None:
         """All of it."""
@@ -55,11 +76,11 @@ class LoraStep:
 
 
 @contextmanager
-def lora_step(model: nn.Module, inputs: dict[str, Tensor]) -> Iterator[LoraStep]:
+def lora_step(model: nn.Module, inputs: dict[str, Tensor], vision: bool = True) -> Iterator[LoraStep]:
     """A `LoraStep` on a model in eval mode; the adapter is gone afterwards, and the model's weights are frozen."""
     tuned = attach_lora(model, LoraOptions())
     try:
-        yield LoraStep(tuned.train(), inputs)
+        yield LoraStep(tuned.train(), inputs, vision)
     finally:
         unprune(tuned).unload()
         model.eval()

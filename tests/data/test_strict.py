@@ -175,5 +175,23 @@ def test_larger_images_are_made_smaller(tmp_path, any_processor, largest):
     assert torch.allclose(before["pixel_values"], after["pixel_values"])
 
 
+def test_a_border_in_place_of_a_crop(tmp_path, any_processor):
+    """As LLaVA-1.5 was trained; where nothing is cut off it would only be a misunderstanding."""
+    folder = write_split(tmp_path / "set", "train", [make_row(0, size=(200, 100)), make_row(1, size=(30, 40))])
+    if not getattr(any_processor.image_processor, "do_center_crop", False):
+        with pytest.raises(
+            UserError, match=r"^data\.letterbox is true, but \w+ cuts nothing off an image: expected false"
+        ):
+            data_of(folder, any_processor, letterbox=True)
+        return
+    for largest, side in ((None, 200), (3000, 54)):
+        data = data_of(folder, any_processor, letterbox=True, max_pixels=largest, group_by_length=True)
+        wide, small = (data.rows("train")[number]["images"][0] for number in (0, 1))
+        assert wide.size == (side, side) and small.size == (40, 40)
+        mean = tuple(int(255 * value) for value in any_processor.image_processor.image_mean)
+        assert small.getpixel((2, 20)) == mean != small.getpixel((20, 20))
+        assert len(data.train_dataloader()) == 1
+
+
 def _file(row):
     return io.BytesIO(row["images"][0]["bytes"])

@@ -10,9 +10,10 @@ from families import qwen2_vl
 from PIL import Image
 from toy_benchmark import ToyBenchmark, ToyItem
 
+from yopo_train.data.images import letterboxed
 from yopo_train.evaluation.benchmarks import get_benchmark
 from yopo_train.evaluation.benchmarks.pictures import FilePicture
-from yopo_train.evaluation.prompts import ItemCollator, letterboxed, prompt_lengths
+from yopo_train.evaluation.prompts import ItemCollator, prompt_lengths
 from yopo_train.evaluation.runner import evaluate
 
 SAMPLES = Path(__file__).parents[2] / "data" / "benchmarks"

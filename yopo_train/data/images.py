@@ -1,4 +1,4 @@
-"""Opening a row's images, and keeping them below a number of pixels."""
+"""Opening a row's images, and the size that they are given."""
 
 from __future__ import annotations
 
@@ -10,41 +10,63 @@ from typing import Any
 
 from PIL import Image as PILImage
 
+from ..errors import UserError
 from .formats import Image
 
 
 @dataclass
-class PixelBound:
-    """What `data.max_pixels` does: a larger image is made smaller, its aspect kept, before the processor sees it.
+class ImageSizing:
+    """What happens to the size of an image before the model's processor sees it.
 
-    Processors that resize by a number of pixels themselves (Qwen-VL's) round both sides to a multiple of their merged
-    patch. The size is then the very one that they would choose by a ``max_pixels`` of their own, so that they leave the
-    image as it is.
+    `data.letterbox`: a border makes it a square, as LLaVA-1.5 has it where the processor would cut the sides off.
+
+    `data.max_pixels`: a larger image is made smaller, its aspect kept. Processors that resize by a number of pixels
+    themselves (Qwen-VL's) round both sides to a multiple of their merged patch. The size is then the very one that they
+    would choose by a ``max_pixels`` of their own, so that they leave the image as it is.
 
     Parameters
     ----------
     max_pixels
         The most that an image may have; None is no bound.
+    letterbox
+        Whether images get that border.
     multiple
         What both sides are rounded to, in pixels.
     own
         The processor's own bound in pixels; where it is the lower one, only it acts.
+    border
+        The border's colour, known with the processor.
     """
 
     max_pixels: int | None = None
+    letterbox: bool = False
     multiple: int = 1
     own: int | None = None
+    border: tuple[int, ...] | None = None
 
     def fit_to(self, processor: Any) -> None:
-        """Round as this processor does."""
+        """Round as this processor does, with its colour.
+
+        Raises
+        ------
+        UserError
+            A border is wanted, but the processor cuts nothing off.
+        """
         images = processor.image_processor
         if (merge := getattr(images, "merge_size", None)) is not None:
             self.multiple = images.patch_size * merge
             size = images.size
             self.own = size.get("longest_edge") if isinstance(size, dict) else getattr(size, "longest_edge", None)
+        if self.letterbox:
+            self.border = border_of(images)
+            if self.border is None:
+                name = type(images).__name__
+                raise UserError(f"data.letterbox is true, but {name} cuts nothing off an image: expected false")
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height that an image is given."""
+        if self.border is not None:
+            width = height = max(width, height)
         if self.max_pixels is None or (self.own is not None and self.own <= self.max_pixels):
             return width, height
         rounded = [max(self.multiple, round(side / self.multiple) * self.multiple) for side in (width, height)]
@@ -57,8 +79,26 @@ class PixelBound:
         return width, height
 
     def __call__(self, image: PILImage.Image) -> PILImage.Image:
+        if self.border is not None:
+            image = letterboxed(image, self.border)
         size = self.size(*image.size)
         return image if size == image.size else image.resize(size, PILImage.Resampling.BICUBIC)
+
+
+def border_of(image_processor: Any) -> tuple[int, ...] | None:
+    """The border's colour, the processor's mean; None where it does not cut, makes the border itself, or tiles."""
+    cuts = getattr(image_processor, "do_center_crop", False)
+    if not cuts or getattr(image_processor, "do_pad", False) or getattr(image_processor, "image_grid_pinpoints", None):
+        return None
+    return tuple(int(value * 255) for value in image_processor.image_mean)
+
+
+def letterboxed(image: PILImage.Image, border: tuple[int, ...]) -> PILImage.Image:
+    """An image in the middle of a square of one colour: `expand2square` of LLaVA's ``mm_utils.py``."""
+    side = max(image.size)
+    square = PILImage.new("RGB", (side, side), border)
+    square.paste(image, tuple((side - length) // 2 for length in image.size))
+    return square
 
 
 def image_file(name: str, folder: Path) -> Path:

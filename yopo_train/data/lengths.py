@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,16 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..errors import UserError
+from ..progress import Bar
+from ..ranks import is_first_rank
 from ..run_folder import new_file
 from .cache import KEPT_FROM, kept_file, key_of
 from .checks import BadRow
 from .collate import TokenCounter
 from .rows import Rows
 
+SHOWN_FROM = 20_000
+"""Rows from which on counting has a progress bar."""
 CHUNK = 256
 """Rows that a worker measures at a time."""
 UNREADABLE = "image is unreadable"
@@ -48,28 +52,24 @@ class Lengths:
         return Lengths(self.tokens[indices], self.visual[indices], [])
 
 
-def measure_lengths(
-    rows: Rows, processor: Any, workers: int = 0, progress: Callable[[int], None] = lambda done: None
-) -> Lengths:
-    """Tokens of every row's whole conversation.
+def measure_lengths(rows: Rows, processor: Any, workers: int = 0) -> Lengths:
+    """Tokens of every row's whole conversation; kept for the next time where there are many.
 
     Parameters
     ----------
     workers
         Processes that count.
-    progress
-        Told how many rows are counted.
     """
     key = rows.key()
     if len(rows) < KEPT_FROM or key is None:
-        return _measure(rows, processor, workers, progress)
-    name = key_of("lengths", VERSION, key, processor_key(processor), rows.bound)
+        return _measure(rows, processor, workers)
+    name = key_of("lengths", VERSION, key, processor_key(processor), rows.sizing)
     with kept_file(f"{name}.lengths.npz") as path:
         if path.is_file():
             kept = np.load(path)
             bad = [BadRow(*row) for row in json.loads(str(kept["bad"]))]
             return Lengths(kept["tokens"], kept["visual"], bad)
-        found = _measure(rows, processor, workers, progress)
+        found = _measure(rows, processor, workers)
         bad = json.dumps([(row.number, row.fault, row.message) for row in found.bad])
         with new_file(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, tokens=found.tokens, visual=found.visual, bad=np.array(bad))
@@ -109,15 +109,18 @@ class _Chunks(TorchDataset):
         return found, bad
 
 
-def _measure(rows: Rows, processor: Any, workers: int, progress: Callable[[int], None]) -> Lengths:
+def _measure(rows: Rows, processor: Any, workers: int) -> Lengths:
     if workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of workers
     loader = DataLoader(_Chunks(rows, processor), batch_size=None, num_workers=workers, collate_fn=_as_is)
     counts, bad = [np.zeros((0, 2), np.int32)], []
-    for number, (found, unreadable) in enumerate(loader, start=1):
-        counts.append(found)
-        bad += [BadRow(*row) for row in unreadable]
-        progress(min(number * CHUNK, len(rows)))
+    shown = len(rows) >= SHOWN_FROM and is_first_rank()
+    with Bar("      counting tokens", "rows", len(rows)) if shown else nullcontext() as bar:
+        for number, (found, unreadable) in enumerate(loader, start=1):
+            counts.append(found)
+            bad += [BadRow(*row) for row in unreadable]
+            if bar is not None:
+                bar.advance_to(min(number * CHUNK, len(rows)))
     tokens, visual = np.concatenate(counts).T.copy()
     return Lengths(tokens, visual, bad)
 

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import Dataset
 
 from ..errors import UserError
+from ..ranks import of_all_ranks
 from .collate import Batch, Row
 from .rows import Rows
 
@@ -79,11 +80,15 @@ class Replaced:
                 warnings.warn(f"replaced by the next row: {problem}", stacklevel=2)
 
     def summary(self) -> str | None:
-        """One line, where there is anything to say."""
-        if not self.problems:
+        """One line of what all processes have counted, where there is anything to say; all of them have to ask."""
+        problems: dict[str, int] = {}
+        for counted in of_all_ranks(self.problems):
+            for problem, visits in counted.items():
+                problems[problem] = problems.get(problem, 0) + visits
+        if not problems:
             return None
-        first, visits = next(iter(self.problems)), sum(self.problems.values())
-        return f"{len(self.problems)} training rows could not be used and were replaced {visits} times; first: {first}"
+        first, visits = next(iter(problems)), sum(problems.values())
+        return f"{len(problems)} training rows could not be used and were replaced {visits} times; first: {first}"
 
 
 def decodable(rows: Rows) -> Rows:

@@ -44,4 +44,4 @@ def joined(sets: Sequence[Rows]) -> Rows:
     """Rows of several sets, one set after the other; nothing is copied."""
     starts = np.cumsum([0, *(rows.ends[-1] for rows in sets)])
     index = np.concatenate([start + rows.index for start, rows in zip(starts, sets, strict=False)])
-    return Rows([part for rows in sets for part in rows.parts], index, sets[0].bound)
+    return Rows([part for rows in sets for part in rows.parts], index, sets[0].sizing)

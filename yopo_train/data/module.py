@@ -11,11 +11,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from ..errors import UserError
-from ..progress import Bar
-from ..ranks import rank_and_world
 from .checks import Findings
 from .collate import EvalCollator, TrainCollator
-from .images import PixelBound
+from .images import ImageSizing
 from .lengths import Lengths, measure_lengths
 from .lenient import Replaced, Replacing, decodable
 from .loader import make_loader
@@ -30,8 +28,6 @@ SPLITS_OF_STAGE = {
     "test": ("test",),
     "predict": ("test",),
 }
-SHOWN_FROM = 20_000
-"""Rows from which on counting their tokens has a progress bar."""
 
 
 class VQADataModule(L.LightningDataModule):
@@ -64,6 +60,8 @@ class VQADataModule(L.LightningDataModule):
         Training rows of more tokens, visual tokens included, are dropped; none is ever cut.
     max_pixels
         Images of more pixels are made smaller before the model's processor sees them, in every split.
+    letterbox
+        A border makes images square, in every split: so LLaVA-1.5 was trained, whose processor crops them.
     group_by_length
         Training rows of about the same number of tokens share a batch, so that little is padding.
     strict
@@ -96,6 +94,7 @@ class VQADataModule(L.LightningDataModule):
         num_workers: int = 0,
         max_length: int | None = None,
         max_pixels: int | None = None,
+        letterbox: bool = False,
         group_by_length: bool = False,
         strict: bool = True,
         train_limit: int | None = None,
@@ -114,7 +113,7 @@ class VQADataModule(L.LightningDataModule):
             "validation": validation_limit,
             "test": test_limit,
         }
-        self.bound = PixelBound(max_pixels)
+        self.sizing = ImageSizing(max_pixels, letterbox)
         self._given: Any = None
         self._resumed = {"epoch": 0, "batches": 0}
         self.unanswered = False
@@ -135,7 +134,7 @@ class VQADataModule(L.LightningDataModule):
     def processor(self, processor: Any) -> None:
         self._given, self._kept = processor, None
         if processor is not None:
-            self.bound.fit_to(processor)
+            self.sizing.fit_to(processor)
 
     def setup(self, stage: str) -> None:
         """Read and check the splits of a stage, so that bad rows stop a run before it begins."""
@@ -169,15 +168,8 @@ class VQADataModule(L.LightningDataModule):
             in_train = split == "calibration" and not has_split(self.path, split, self.subset)
             wanted = [(self.path, "train" if in_train else split, self.image_root, self.subset)]
         may_lack = self.unanswered and split == "train"
-        sets, findings = zip(*(open_rows(*each, bound=self.bound, unanswered=may_lack) for each in wanted), strict=True)
-        return joined(sets), list(findings)
-
-    def lengths(self, rows: Rows) -> Lengths:
-        """Tokens of each of these rows; kept for the next time where there are many."""
-        if len(rows) < SHOWN_FROM or rank_and_world()[0]:
-            return measure_lengths(rows, self.processor, self.num_workers)
-        with Bar("      counting tokens", "rows", len(rows)) as bar:
-            return measure_lengths(rows, self.processor, self.num_workers, bar.advance_to)
+        opened = [open_rows(*each, sizing=self.sizing, unanswered=may_lack) for each in wanted]
+        return joined([rows for rows, _ in opened]), [findings for _, findings in opened]
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled conversations with labels."""
@@ -264,7 +256,7 @@ class VQADataModule(L.LightningDataModule):
 
     def _short_enough(self, rows: Rows) -> tuple[Rows, Lengths]:
         """Training rows of at most `max_length` tokens, and their lengths."""
-        lengths = self.lengths(rows)
+        lengths = measure_lengths(rows, self.processor, self.num_workers)
         self._refuse_or_report(Findings(rows.source, len(rows), 0, lengths.bad))
         longest = self.max_length or np.iinfo(np.int32).max
         kept = np.flatnonzero((lengths.tokens >= 0) & (lengths.tokens <= longest))
@@ -287,7 +279,7 @@ class VQADataModule(L.LightningDataModule):
             "eval_batch_size": self.eval_batch_size,
             "calibration_samples": self.limits["calibration"],
             "max_length": self.max_length,
-            "max_pixels": self.bound.max_pixels,
+            "max_pixels": self.sizing.max_pixels,
             **{f"{split}_limit": self.limits[split] for split in ("train", "validation", "test")},
         }
         for name, number in numbers.items():

@@ -24,7 +24,7 @@ from ..errors import UserError
 from .cache import key_of
 from .checks import Findings, find_bad_rows
 from .formats import DEFAULT_KIND, RowError, answerable, as_row
-from .images import PixelBound, decode, image_file, name_of, read_size
+from .images import ImageSizing, decode, image_file, name_of, read_size
 from .sources import Source, open_source
 
 Sizes = list[tuple[int, int]]
@@ -39,8 +39,8 @@ class Rows(TorchDataset):
         Where the rows are stored; their numbers count through all parts.
     index : (rows,) int64, optional
         Numbers of the rows that there are, in order; all of them unless given.
-    bound : PixelBound, optional
-        What larger images are made smaller to.
+    sizing : ImageSizing, optional
+        What size images are given.
     answers : dict, optional
         Answers to rows that lack theirs, by the rows' numbers.
     """
@@ -49,10 +49,10 @@ class Rows(TorchDataset):
         self,
         parts: Sequence[Source],
         index: np.ndarray | None = None,
-        bound: PixelBound | None = None,
+        sizing: ImageSizing | None = None,
         answers: Mapping[int, str] | None = None,
     ) -> None:
-        self.parts, self.bound = list(parts), bound or PixelBound()
+        self.parts, self.sizing = list(parts), sizing or ImageSizing()
         self.ends = np.cumsum([len(part) for part in self.parts])
         self.index = np.arange(self.ends[-1]) if index is None else index
         self.answers = dict(answers or {})
@@ -77,7 +77,7 @@ class Rows(TorchDataset):
         images = []
         for image in row["images"]:
             with _naming(image, where):
-                images.append(self.bound(decode(image, part.folder)))
+                images.append(self.sizing(decode(image, part.folder)))
         return row | {"images": images}
 
     @property
@@ -100,7 +100,7 @@ class Rows(TorchDataset):
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Rows:
         """These rows only, in this order; nothing is copied."""
-        return Rows(self.parts, self.index[np.asarray(indices, dtype=np.int64)], self.bound, self.answers)
+        return Rows(self.parts, self.index[np.asarray(indices, dtype=np.int64)], self.sizing, self.answers)
 
     def unanswered(self) -> list[int]:
         """Which rows lack their last answer; only where `Source.unanswered` lets them."""
@@ -162,7 +162,7 @@ class Rows(TorchDataset):
         sizes = []
         for image in row["images"]:
             with _naming(image, where):
-                sizes.append(self.bound.size(*read_size(image, part.folder)))
+                sizes.append(self.sizing.size(*read_size(image, part.folder)))
         return row["messages"], [(height, width) for width, height in sizes]
 
     def _locate(self, index: int) -> tuple[Source, int]:
@@ -200,7 +200,7 @@ def open_rows(
     split: str,
     image_root: str | None = None,
     subset: str | None = None,
-    bound: PixelBound | None = None,
+    sizing: ImageSizing | None = None,
     unanswered: bool = False,
 ) -> tuple[Rows, Findings]:
     """The good rows of one split, and what is wrong with the others; ``unanswered`` ones may be good, too.
@@ -214,7 +214,7 @@ def open_rows(
     source.unanswered = unanswered
     findings = find_bad_rows(source)
     source.lacking = findings.lacking
-    return Rows([source], findings.good(), bound), findings
+    return Rows([source], findings.good(), sizing), findings
 
 
 def load_rows(path: str | Path, split: str, image_root: str | None = None) -> Rows:

@@ -7,7 +7,7 @@ import numpy as np
 
 from yopo_train.data.checks import BadRow, Findings
 from yopo_train.data.collate import IGNORE, TrainCollator
-from yopo_train.data.lengths import Lengths
+from yopo_train.data.lengths import Lengths, measure_lengths
 from yopo_train.data.module import VQADataModule
 from yopo_train.data.rows import Rows
 from yopo_train.errors import UserError
@@ -63,7 +63,7 @@ def _split(
     data: VQADataModule, split: str, rows: Rows, findings: list[Findings], decode: int
 ) -> tuple[dict[str, Any], tuple[Rows, Lengths]]:
     rows = rows.sample(data.limits[split], data.seed)
-    lengths = data.lengths(rows)
+    lengths = measure_lengths(rows, data.processor, data.num_workers)
     kept = np.flatnonzero(lengths.tokens >= 0)
     longest = data.max_length if split == "train" else None
     too_long = np.zeros(0, int) if longest is None else kept[lengths.tokens[kept] > longest]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..data.collate import Batch, EvalCollator, TokenCounter
 from ..data.conversation import IMAGE_PLACEHOLDER, Chat, Messages
+from ..data.images import border_of, letterboxed
 
 PROBE_SIZES = ((224, 224), (224, 448), (672, 448))
 """Images (height, width) that tell whether a processor makes more tokens of larger ones."""
@@ -38,7 +39,7 @@ class ItemCollator:
         self.chat = self.collate.chat
         vicuna = bool(system or letterbox) and _is_vicuna(self.chat)
         self.system = system if system and vicuna else None
-        self.border = _border(processor.image_processor) if letterbox and vicuna else None
+        self.border = border_of(processor.image_processor) if letterbox and vicuna else None
 
     def text(self, item: Any) -> str:
         """The whole prompt, one placeholder an image; no image is opened."""
@@ -93,22 +94,6 @@ def prompts_digest(items: Sequence[Any], texts: Sequence[str]) -> str:
         marks = [picture.mark() for picture in item.pictures]
         digest.update(json.dumps([item.id, text, item.reference, marks], sort_keys=True).encode())
     return digest.hexdigest()[:12]
-
-
-def letterboxed(image: Image.Image, border: tuple[int, int, int]) -> Image.Image:
-    """An image in the middle of a square of one colour: `expand2square` of LLaVA's ``mm_utils.py``."""
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), border)
-    square.paste(image, tuple((side - length) // 2 for length in image.size))
-    return square
-
-
-def _border(image_processor: Any) -> tuple[int, ...] | None:
-    """The border's colour, the processor's mean; None where it does not cut, makes the border itself, or tiles."""
-    cuts = getattr(image_processor, "do_center_crop", False)
-    if not cuts or getattr(image_processor, "do_pad", False) or getattr(image_processor, "image_grid_pinpoints", None):
-        return None
-    return tuple(int(value * 255) for value in image_processor.image_mean)
 
 
 def _is_vicuna(chat: Chat) -> bool:

@@ -32,7 +32,8 @@ def settings_of(trainer: Trainer, optimizer: OptimizerOptions) -> dict[str, str]
             "data.train_limit": data.limits["train"],
             "data.batch_size": data.batch_size,
             "data.max_length": data.max_length,
-            "data.max_pixels": data.bound.max_pixels,
+            "data.max_pixels": data.sizing.max_pixels,
+            "data.letterbox": data.sizing.letterbox,
             "data.group_by_length": data.group_by_length,
             "data.seed": data.seed,
         }

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from ports import own_port
 from question_sets import make_row, write_split
 
 from yopo_train.cli import YopoCLI, main
 from yopo_train.cli_errors import one_line
+from yopo_train.commands import PLAIN_COMMANDS
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "configs").glob("*.yaml"))
@@ -101,6 +103,20 @@ def test_help_names_every_command():
         assert command in result.stdout
 
 
+ENDS = {KeyboardInterrupt: (130, "interrupted"), SIGTERMException: (143, "terminated")}
+
+
+@pytest.mark.parametrize("error", ENDS)
+def test_a_command_that_keeps_nothing_does_not_promise_to_go_on(error, monkeypatch, capsys):
+    def stopped(args):
+        raise error
+
+    monkeypatch.setitem(PLAIN_COMMANDS, ("bench",), stopped)
+    code, line = ENDS[error]
+    assert main(["bench"]) == code
+    assert capsys.readouterr().out.splitlines() == [line]
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 BAD = {
     "no subcommand": ([], "subcommand"),
@@ -118,6 +134,8 @@ BAD = {
     "plan and pruning": (["--model.plan=plan.safetensors"], "model.plan is plan.safetensors"),
     "plan not there": (["--model.plan=none.safetensors", "--model.pruning=null"], "none.safetensors"),
     "no test batch": (["--trainer.limit_test_batches=0"], "trainer.limit_test_batches is 0"),
+    "no training batch": (["--trainer.limit_train_batches=0"], "trainer.limit_train_batches is 0"),
+    "negative clipping": (["--trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val is -1"),
     "batch size": (["--data.batch_size=0"], "data.batch_size is 0"),
     "unknown checkpoint": (["--model.base=no/such/model"], "no/such/model"),
     "unknown data": (["--data.path=no/such/data"], "no/such/data"),

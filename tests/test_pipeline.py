@@ -138,12 +138,15 @@ def test_what_is_made_again_is_scored_again(config, tmp_path, capsys):
     folder = RunFolder(tmp_path / "run")
     assert run(config) == 0
     shutil.rmtree(folder.adapter)
+    assert run(config, "--model.lora.r=2") == 2, "the checkpoint of its last step is there"
+    shutil.rmtree(folder.checkpoints)
     capsys.readouterr()
     assert run(config, "--model.lora.r=2") == 0
     printed = capsys.readouterr().out
     assert printed.count("done already") == 5 and "[7/7] score recovered: the recovered" in printed
 
     shutil.rmtree(folder.adapter)
+    shutil.rmtree(folder.checkpoints)
     folder.plan.unlink()
     assert run(config, "--trainer.max_steps=0", "--model.pruning.choice=prefix") == 0
     printed = capsys.readouterr().out

@@ -18,6 +18,7 @@ from toy_training import labelled_batch
 from yopo_train.data.sampler import TrainSampler
 from yopo_train.recovery import DistillationOptions, LoraOptions, OptimizerOptions, YopoModule
 from yopo_train.recovery.freezing import may_be_unused
+from yopo_train.recovery.sharding import FSDP2
 
 ROWS = [((3, "image", 6), 3), ((2, "image", 9), 7), ((9,), 2), ((1, "image", 5), 1), ((4, "image", 8), 5), ((12,), 8)]
 """Samples, and how many of each one's last tokens are labelled; some have no image."""
@@ -27,6 +28,7 @@ EQUAL = {
     "ce": {},
     "ce+kd": {"loss": "ce+kd", "steps": 6},
     "accumulated": {"accumulate": 2, "clip": 0.5},
+    "sharded": {"sharded": True, "accumulate": 2, "clip": 0.5, "lora": {"projector": True}, "steps": 6},
     "kd, accumulated, checkpointing": {"loss": "kd", "accumulate": 2, "gradient_checkpointing": True, "steps": 6},
 }
 """Runs that two ranks with batches of 2 and one with batches of 4 must do alike."""
@@ -45,6 +47,7 @@ UNUSED = {
     "dense": {"plan": None, "steps": 2},
     "projector": {"lora": {"projector": True}, "steps": 2},
     "full": {"tuning": "full", "steps": 2},
+    "full, sharded": {"tuning": "full", "sharded": True, "steps": 2},
     "full, frozen": {"tuning": "full", "freeze": ["vision", "projector"], "steps": 2},
 }
 """Runs that only have to come to an end on two ranks, one of which may have a batch without images."""
@@ -93,6 +96,7 @@ def run(
     batch: int = BATCH,
     steps: int = 20,
     lora: dict = {},  # noqa: B006
+    sharded: bool = False,
     **options,
 ) -> dict:
     """Train, and tell the losses and the sum of the trained weights' squares."""
@@ -109,7 +113,9 @@ def run(
         module.prune_with(random_plan(toy_dims(module.model), **{"depth": 2, "radius": 1, **plan}))
     module.start_tuning()
     strategy = "auto"
-    if ranks > 1:
+    if ranks > 1 and sharded:
+        strategy = FSDP2()
+    elif ranks > 1:
         strategy = "ddp_find_unused_parameters_true" if may_be_unused(module.model) else "ddp"
     trainer = Trainer(
         accelerator="cpu", devices=ranks, strategy=strategy, max_steps=steps,
@@ -118,7 +124,8 @@ def run(
     )  # fmt: skip
     loader = DataLoader(Numbered(), batch_size=batch, sampler=TrainSampler(12, seed=1), collate_fn=together)
     trainer.fit(module, loader)
-    weights = {name: float(weight.detach().double().square().sum()) for name, weight in module.trainable().items()}
+    whole = {name: getattr(w, "full_tensor", lambda w=w: w)() for name, w in module.trainable().items()}
+    weights = {name: float(weight.detach().double().square().sum()) for name, weight in whole.items()}
     return {"losses": module.found, "weights": weights}
 
 

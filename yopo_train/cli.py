@@ -28,9 +28,9 @@ from yopo_train.pipeline import (
     study_stages,
 )
 from yopo_train.pipeline.checkpoints import check_checkpoint
-from yopo_train.pipeline.context import is_first_rank, on_first_rank
-from yopo_train.pipeline.signals import TERMINATED, terminable
+from yopo_train.pipeline.signals import terminable, terminated
 from yopo_train.plan import PruningPlan
+from yopo_train.ranks import on_first_rank
 from yopo_train.summary import score_table, write_summary
 
 SUBCOMMANDS = ("fit", "calibrate", "plan", "curves", "validate", "test", "predict", "data_check")
@@ -204,21 +204,22 @@ def main(args: list[str] | None = None) -> int:
     """
     args = sys.argv[1:] if args is None else list(args)
     quiet()
+    words = next((words for words in PLAIN_COMMANDS if tuple(args[: len(words)]) == words), None)
+    how = "" if words is not None else "; the same command goes on from here"
     try:
         with terminable():
-            words = next((words for words in PLAIN_COMMANDS if tuple(args[: len(words)]) == words), None)
             if words is not None:
                 PLAIN_COMMANDS[words](args[len(words) :])
             else:
                 YopoCLI(as_subcommand(args))
     except SIGTERMException:
-        say("terminated; the same command goes on from here")
-        return TERMINATED if is_first_rank() else 0  # Lightning kills the first rank when another one fails
+        say(f"terminated{how}")
+        return terminated()
     except KeyboardInterrupt:
-        return _interrupted()
+        return _interrupted(how)
     except SystemExit as exit_:
         # Lightning turns ctrl-C into an exit
-        return _interrupted() if isinstance(exit_.__context__, KeyboardInterrupt) else exit_.code or 0
+        return _interrupted(how) if isinstance(exit_.__context__, KeyboardInterrupt) else exit_.code or 0
     except Exception as error:
         known = known_error(error)
         if known is None:
@@ -228,6 +229,6 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def _interrupted() -> int:
-    say("interrupted; the same command goes on from here")
+def _interrupted(how: str) -> int:
+    say(f"interrupted{how}")
     return 130

@@ -32,6 +32,8 @@ NEEDLESS_LINES = (
     "You are using a CUDA device",
     "LOCAL_RANK",
     "Automatic Mixed Precision",
+    "SLURM auto-requeueing",
+    "Bypassing SIGTERM",
     "to estimate number of stepping batches",
     "Detected KeyboardInterrupt",
 )

@@ -19,7 +19,6 @@ from yopo_train.evaluation.options import EvaluationOptions
 from yopo_train.hub.options import HubOptions
 from yopo_train.pipeline import Context, TrainerFactory
 from yopo_train.pipeline.checkpoints import CheckpointOptions
-from yopo_train.pipeline.context import on_first_rank
 from yopo_train.pipeline.watch import WatchOptions
 from yopo_train.recovery import YopoModule
 from yopo_train.run_folder import RunFolder
@@ -110,9 +109,9 @@ class SectionsCLI(LightningCLI):
         self.model, self.datamodule = self._get(self.config_init, "model"), self._get(self.config_init, "data")
         self.datamodule.unanswered = self.model.has_teacher
         run, config = RunFolder(self._get(self.config, "run_dir")), self._plain_config()
-        on_first_rank(lambda: run.check(config))
+        run.check(config)  # each of many processes: none may wait for a first one that has ended here
         options = (self._get(self.config_init, name) for name in ("checkpoint", "watch"))
-        trainers = TrainerFactory(run, self._get(self.config_init, "trainer").as_dict(), *options)
+        trainers = TrainerFactory(run, self._get(self.config_init, "trainer").as_dict(), *options, config)
         seed = config["seed_everything"]
         self.context = Context(run, self.model, self.datamodule, trainers, config, self.command_line, seed)
         self.context.evaluation = self._get(self.config_init, "evaluation")

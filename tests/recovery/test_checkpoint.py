@@ -92,8 +92,8 @@ class Writes(Callback):
 
 @pytest.mark.parametrize(
     ("every", "minutes", "expected", "last"),
-    [(3, None, [3, 6], 6), (4, None, [4], 8), (None, None, [], None), (None, 1e-9, [1, 2, 3, 4, 5, 6, 7], 8)],
-    ids=["steps", "the last step too", "never", "minutes"],
+    [(3, None, [3, 6], 8), (4, None, [4], 8), (None, None, [], None), (None, 1e-9, [1, 2, 3, 4, 5, 6, 7], 8)],
+    ids=["steps", "multiples", "never", "minutes"],
 )
 def test_by_steps_and_by_minutes(every, minutes, expected, last, tmp_path):
     writes = Writes(tmp_path)
@@ -165,14 +165,19 @@ def test_sigterm_saves_and_the_same_command_goes_on(config, tmp_path, monkeypatc
 
 
 def test_what_is_sent_to_all_processes_spares_those_that_load_data(tmp_path):
-    """A terminal's ctrl-C, for one: without them the training could not go on to where it saves."""
-    groups = []
+    """A terminal's ctrl-C, SLURM's SIGTERM: without them the training could not go on to where it saves."""
+    loaders = []
 
-    def look() -> None:
-        groups.extend(os.getpgid(process.pid) for process in multiprocessing.active_children())
+    def send() -> None:
+        loaders.extend(multiprocessing.active_children())
+        assert loaders and os.getpgrp() not in [os.getpgid(process.pid) for process in loaders]
+        for process in loaders:
+            os.kill(process.pid, signal.SIGTERM)
 
-    train(tmp_path, At("on_train_batch_start", 1, look), workers=1, max_steps=2, limit_val_batches=0)
-    assert groups and os.getpgrp() not in groups
+    train(tmp_path, At("on_train_batch_start", 1, send), workers=2, max_steps=5, limit_val_batches=0)
+    for process in loaders:
+        process.join(10)
+        assert not process.is_alive()
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path):

@@ -13,6 +13,7 @@ from toy_resume import At, logged, toy_module, train
 
 from yopo_train.cli import main
 from yopo_train.errors import UserError
+from yopo_train.pipeline import TrainerFactory
 from yopo_train.pipeline.loggers import MetricsFile, run_loggers
 from yopo_train.pipeline.watch import TrainingStopped, Watch, WatchOptions
 from yopo_train.run_folder import RunFolder
@@ -51,6 +52,13 @@ def test_loggers_are_added_to_the_runs_own(tmp_path):
     assert [type(logger).__name__ for logger in run_loggers(run)] == ["MetricsFile", "EventFiles"]
     assert run_loggers(run, more)[2:] == run_loggers(run, [more])[2:] == [more]
     assert len(run_loggers(run, True)) == 2 and run_loggers(run, False) == []
+
+
+def test_loggers_that_are_added_know_the_configuration(tmp_path):
+    added = CSVLogger(tmp_path / "more")
+    settings = {"logger": added, "accelerator": "cpu", "enable_progress_bar": False}
+    TrainerFactory(RunFolder(tmp_path), settings, config={"model": {"base": "org/base"}}).for_reading("score")
+    assert added.experiment.hparams == {"model": {"base": "org/base"}}
 
 
 def test_a_logger_that_is_not_installed_is_one_line(config, capsys):

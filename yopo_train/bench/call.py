@@ -137,7 +137,9 @@ class LanguageModelCall:
 
     def _output(self, columns: slice) -> CausalLMOutputWithPast:
         output = self._text_model(**self.inputs)
-        logits = self._base.get_output_embeddings()(output.last_hidden_state[:, columns])
+        hidden = output.last_hidden_state[:, columns]
+        # in two dimensions: of a slice in three, a linear layer that is frozen copies its weights
+        logits = self._base.get_output_embeddings()(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
         return CausalLMOutputWithPast(logits=logits, past_key_values=output.past_key_values)
 
 

@@ -4,7 +4,8 @@ from yopo_train.errors import UserError
 from yopo_train.hub.callback import PushBest
 from yopo_train.hub.options import HubOptions
 from yopo_train.hub.push import push_or_tell
-from yopo_train.pipeline.context import Context, on_first_rank
+from yopo_train.pipeline.context import Context
+from yopo_train.ranks import on_first_rank
 
 
 def prepare_push(context: Context, target: HubOptions) -> None:

@@ -11,9 +11,9 @@ from torch import nn
 
 from yopo_train.errors import UserError
 from yopo_train.evaluation.generation import generate_answers
-from yopo_train.pipeline.context import Context, on_first_rank
+from yopo_train.pipeline.context import Context
 from yopo_train.pruning import dense_mode
-from yopo_train.ranks import of_all_ranks
+from yopo_train.ranks import of_all_ranks, on_first_rank
 from yopo_train.run_folder import write_text
 
 

@@ -14,8 +14,9 @@ from yopo_train.evaluation.callback import BenchmarkCallback
 from yopo_train.evaluation.results import Result
 from yopo_train.evaluation.runner import evaluate
 from yopo_train.models.offload import is_dispatched
-from yopo_train.pipeline.context import Context, on_first_rank, say
+from yopo_train.pipeline.context import Context, say
 from yopo_train.pipeline.environment import describe_environment
+from yopo_train.ranks import on_first_rank
 from yopo_train.run_folder import RunFolder
 
 SECTION = "benchmarks"

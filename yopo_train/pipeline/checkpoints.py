@@ -23,8 +23,8 @@ from yopo_train.run_folder import RunFolder
 class CheckpointOptions:
     """How often training saves ``checkpoints/last.ckpt``, to go on from after whatever ends it.
 
-    It holds the trained weights and the optimizer, never the base. Ctrl-C, SIGTERM and errors save one too. The best by
-    a score are kept by Lightning's ModelCheckpoint in trainer.callbacks.
+    It holds the trained weights and the optimizer, never the base. Ctrl-C, SIGTERM, errors and the end save one too.
+    The best by a score are kept by Lightning's ModelCheckpoint in trainer.callbacks.
 
     Parameters
     ----------
@@ -42,6 +42,11 @@ class CheckpointOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"checkpoint.{name} is {value}, expected a number > 0, or null")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there are to be any without a reason of their own."""
+        return self.every_n_steps is not None or self.every_n_minutes is not None
 
 
 class LastCheckpoint(Checkpoint):
@@ -92,7 +97,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, *args: Any) -> None:
         number = self._received(trainer)
         self._signals.leave()
-        if number or self._is_due(trainer):
+        if number or self.options.wanted:
             self._save(trainer)
         if number in (signal.SIGTERM, signal.SIGINT):
             self._signals.act(number)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from yopo_train.calibration.planner import check_dims
@@ -13,6 +12,7 @@ from yopo_train.evaluation.options import EvaluationOptions
 from yopo_train.models import family_of
 from yopo_train.pipeline.trainers import TrainerFactory
 from yopo_train.plan import PruningPlan
+from yopo_train.ranks import on_first_rank
 from yopo_train.recovery import YopoModule, load_adapter, lora_targets
 from yopo_train.run_folder import RunFolder
 
@@ -77,6 +77,8 @@ class Context:
         if self.module.model is not None:
             return
         processes = self.trainers.check()
+        if self.trains:
+            self.trainers.check_training(self.evaluation.names_in_training)
         self._check_placement(processes)
         self.module.load()
         self.data.processor = self.module.processor
@@ -160,27 +162,6 @@ class Context:
     def forget(self, *sections: str) -> None:
         """Take results back that are no longer true, on the first rank."""
         on_first_rank(lambda: self.run.forget(*sections))
-
-
-def on_first_rank(work: Any) -> Any:
-    """Call on one process of many; the others go on, and meet it at their next common call."""
-    return rank_zero_only(work)()
-
-
-def is_first_rank() -> bool:
-    """Whether this is the first process of many, or the only one."""
-    return rank_zero_only.rank == 0
-
-
-def several_processes() -> bool:
-    """Whether other processes work on the same run."""
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def wait_for_all() -> None:
-    """A barrier, where there are several processes."""
-    if several_processes():
-        torch.distributed.barrier()
 
 
 @rank_zero_only

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -28,6 +29,13 @@ def run_loggers(run: RunFolder, added: Any = None) -> list[Logger]:
     place = {"save_dir": run.path, "name": run.logs.name, "version": ""}
     given = [] if added is None or added is True else list(added) if isinstance(added, list | tuple) else [added]
     return [MetricsFile(**place, flush_logs_every_n_steps=20), EventFiles(**place), *given]
+
+
+def describe_run(loggers: Sequence[Logger], config: dict[str, Any]) -> None:
+    """Tell the loggers beside the run's own what the run is, as their hyperparameters."""
+    for logger in loggers:
+        if not isinstance(logger, MetricsFile | EventFiles):  # config.yaml is beside them
+            logger.log_hyperparams(config)
 
 
 class MetricsFile(CSVLogger):

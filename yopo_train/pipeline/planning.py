@@ -20,10 +20,11 @@ from yopo_train.models import model_inputs
 from yopo_train.models.architecture import architecture
 from yopo_train.models.offload import entry_device
 from yopo_train.models.prompt import prompt_of
-from yopo_train.pipeline.context import Context, is_first_rank, on_first_rank, say, several_processes
+from yopo_train.pipeline.context import Context, say
 from yopo_train.pipeline.prompt import costs, typical_batch
 from yopo_train.plan import PruningPlan
 from yopo_train.progress import Bar
+from yopo_train.ranks import is_first_rank, on_first_rank, rank_and_world
 from yopo_train.run_folder import RunFolder, write_text
 
 TUNED_SCORES = tuple(
@@ -106,7 +107,7 @@ def study(context: Context) -> str:
     run, points = context.run, number_of_points(scores.dims.layers)
 
     def work(judge: OutputJudge) -> dict[str, Any]:
-        sizes = possible_sizes(scores.n_samples // BLOCK) if not several_processes() else []
+        sizes = possible_sizes(scores.n_samples // BLOCK) if rank_and_world()[1] == 1 else []
         plans = points + 2 * SPLITS * len(sizes)
         with progress("study", "plans", plans) as advance_to:
             found = {"curves": curves(judge, scores, prompt, config.seed, advance_to)}

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
+
+from yopo_train.pipeline.slurm import requeue, requeue_signal
 
 TERMINATED = 128 + signal.SIGTERM
 """The exit code after SIGTERM: 143, as a shell gives it."""
@@ -18,22 +20,58 @@ TERMINATED = 128 + signal.SIGTERM
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Turn SIGTERM into a `SIGTERMException`, so that what is half done is cleaned up as after ctrl-C."""
+    """Turn SIGTERM into a `SIGTERMException`, so that what is half done is cleaned up as after ctrl-C.
+
+    At the end whatever signal has got a handler meanwhile has its former one.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = signal.signal(signal.SIGTERM, _terminate)
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            if handler is not None:  # not Python's
+                signal.signal(number, handler)
+
+
+def terminated() -> int:
+    """The exit code of this process after SIGTERM.
+
+    0 in those that Lightning starts beside a first one: it would kill that one when another fails. What starts all of
+    them, torchrun or SLURM, hears the truth from each.
+    """
+    started_by_lightning = os.environ.get("LOCAL_RANK", "0") != "0" and not TorchElasticEnvironment.detect()
+    return 0 if started_by_lightning else TERMINATED
+
+
+def answer_signals(trainer: Trainer) -> None:
+    """Have a signal's handler do only what a process can do alone, whatever it is in the middle of.
+
+    Lightning's handler of SIGTERM waits for the other ranks, perhaps forever. Its handler of SLURM's requeue signal
+    writes a checkpoint of its own into the run folder, which every stage would then load.
+    """
+    connector = trainer._signal_connector
+
+    def pass_on(number: int, frame: Any) -> None:
+        if trainer.strategy.launcher is not None and not connector.received_sigterm:
+            trainer.strategy.launcher.kill(number)
+        connector.received_sigterm = True
+
+    connector._sigterm_notifier_fn = pass_on
+    number = requeue_signal(trainer)
+    if number is None or threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(number) == signal.SIG_DFL:
+        signal.signal(number, requeue)  # where there is a handler, Lightning adds none
 
 
 class Signals:
     """Signals that training looks at when it can, in place of being interrupted in the middle of a step.
 
-    Lightning notes SIGTERM too, but tells the other ranks from within the signal handler, wherever they are; and saves
-    for SLURM's requeue signal right there, perhaps between two weights of one update.
+    They are SIGTERM, ctrl-C and SLURM's requeue signal.
     """
 
     def __init__(self) -> None:
@@ -44,10 +82,9 @@ class Signals:
         """From now on, until `leave`."""
         if threading.current_thread() is not threading.main_thread() or self._former:
             return
-        environment = trainer._accelerator_connector.cluster_environment
         wanted = [signal.SIGTERM, signal.SIGINT]
-        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
-            wanted.append(environment.requeue_signal or signal.SIGUSR1)
+        if (number := requeue_signal(trainer)) is not None:
+            wanted.append(number)
         self.received = 0
         self._former = {number: signal.signal(number, self._note) for number in wanted}
 
@@ -64,7 +101,7 @@ class Signals:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = 0
-        self._former[number](number, None)  # Lightning's: SLURM queues the job again, which goes on until it is ended
+        requeue(number, None)  # the training goes on until SLURM ends it
 
     def _note(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT and self.received == number:
@@ -73,24 +110,31 @@ class Signals:
 
 
 def spare_workers(trainer: Trainer) -> None:
-    """Have processes that load data outlive what is sent to all processes of a program, like ctrl-C in a terminal.
+    """Have processes that load data outlive what is sent to all processes of a program.
 
-    Else the trainer would find them gone before it is where it can stop. Call it before the trainer makes its loaders.
+    That is ctrl-C in a terminal, to a process group, and SIGTERM from SLURM, to every process. Else the trainer would
+    find them gone before it is where it can stop. Call it before the trainer makes its loaders.
     """
     process = trainer.strategy.process_dataloader
 
     def spared(loader: Any) -> Any:
         loader = process(loader)
         if isinstance(loader, DataLoader) and loader.worker_init_fn is None:
-            loader.worker_init_fn = _leave_group
+            loader.worker_init_fn = _outlive
         return loader
 
     trainer.strategy.process_dataloader = spared  # of this one trainer's strategy
 
 
-def _leave_group(worker: int) -> None:
-    """Into a process group of its own; when the main process is gone, torch ends a worker in any case."""
+def _outlive(worker: int) -> None:
+    """Into a process group of its own, and past one SIGTERM; without its main process, torch ends a worker anyway."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, _end_with_the_next)
+
+
+def _end_with_the_next(number: int, frame: Any) -> None:
+    """At its end, the main process terminates twice whoever is still there."""
+    signal.signal(number, signal.SIG_DFL)
 
 
 def _terminate(number: int, frame: Any) -> None:

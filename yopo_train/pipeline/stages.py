@@ -14,13 +14,13 @@ from yopo_train.models import model_inputs
 from yopo_train.pipeline.answers import answering, take_answers
 from yopo_train.pipeline.benchmarks import BenchmarksOf, is_scored, training_callbacks
 from yopo_train.pipeline.checkpoints import checkpoint_to_continue
-from yopo_train.pipeline.context import Context, on_first_rank, say, wait_for_all
+from yopo_train.pipeline.context import Context, say
 from yopo_train.pipeline.environment import describe_environment
 from yopo_train.pipeline.planning import TUNED_SCORES, calibration, is_trained, planning, study
 from yopo_train.pipeline.prompt import typical_batch
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import active_plan, unprune
-from yopo_train.ranks import of_first_rank
+from yopo_train.ranks import of_first_rank, on_first_rank, wait_for_all
 from yopo_train.recovery import save_adapter
 from yopo_train.recovery.freezing import may_be_unused
 from yopo_train.recovery.sharding import is_sharded, whole_weights

@@ -1,11 +1,12 @@
 """Lightning trainers for the stages, all from the one ``trainer`` section of the configuration."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
@@ -13,9 +14,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from yopo_train.errors import UserError
 from yopo_train.pipeline.checkpoints import CheckpointOptions, LastCheckpoint
-from yopo_train.pipeline.loggers import run_loggers
+from yopo_train.pipeline.loggers import describe_run, run_loggers
 from yopo_train.pipeline.progress import StageProgress
-from yopo_train.pipeline.strategies import for_reading
+from yopo_train.pipeline.signals import answer_signals
+from yopo_train.pipeline.strategies import check_processes, check_strategy, for_reading
 from yopo_train.pipeline.watch import Watch, WatchOptions
 from yopo_train.recovery.checkpoint_file import WholeFile
 from yopo_train.recovery.checkpoint_state import ExactResume
@@ -36,6 +38,8 @@ class TrainerFactory:
         How often training saves a checkpoint to go on from.
     watch
         When training is stopped because it goes wrong.
+    config
+        The configuration as run, plain data: what loggers beside the run's own are told it is.
     """
 
     def __init__(
@@ -44,10 +48,11 @@ class TrainerFactory:
         settings: dict[str, Any],
         checkpoint: CheckpointOptions = CheckpointOptions(),
         watch: WatchOptions = WatchOptions(),
+        config: dict[str, Any] | None = None,
     ) -> None:
         self.run, self.checkpoint, self.watch = run, checkpoint, watch
         self.settings = dict(settings)
-        self.loggers = run_loggers(run, self.settings.pop("logger", None))
+        self.loggers, self._untold = run_loggers(run, self.settings.pop("logger", None)), config
         self.callbacks: list[Callback] = _as_list(self.settings.pop("callbacks", None))
         for callback in self.callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
@@ -70,11 +75,14 @@ class TrainerFactory:
         ------
         UserError
             Lightning refuses the settings, or would fork: results would stay in the forked processes. Or no question
-            would be answered.
+            would be answered, or nothing learned.
         """
-        for name in ("limit_test_batches", "limit_predict_batches"):
+        for name in ("limit_train_batches", "limit_test_batches", "limit_predict_batches"):
             if self.settings.get(name) == 0:
                 raise UserError(f"trainer.{name} is 0, expected at least one batch, or null for all of them")
+        largest = self.settings.get("gradient_clip_val")
+        if largest is not None and largest < 0:
+            raise UserError(f"trainer.gradient_clip_val is {largest}, expected a number > 0, or null")
         batches = self.settings.get("accumulate_grad_batches")
         if batches is not None and batches < 1:
             raise UserError(f"trainer.accumulate_grad_batches is {batches}, expected a number >= 1")
@@ -84,7 +92,24 @@ class TrainerFactory:
             raise UserError(
                 f"trainer.strategy is {self.settings['strategy']}, expected one that starts scripts, like ddp"
             )
+        check_processes(trainer)
         return trainer.world_size
+
+    def check_training(self, benchmarks: Sequence[str]) -> None:
+        """Make a trainer that trains, with its own strategy, and throw it away.
+
+        Parameters
+        ----------
+        benchmarks
+            What is to be scored meanwhile.
+
+        Raises
+        ------
+        UserError
+            Lightning refuses the strategy, or it cannot have the scores or the device.
+        """
+        strategy = self._make("check", [], logger=False, enable_checkpointing=False).strategy
+        check_strategy(strategy, self.settings.get("limit_val_batches"), benchmarks)
 
     def for_reading(self, name: str, *callbacks: Callback) -> Trainer:
         """A trainer that validates, tests or predicts.
@@ -98,7 +123,7 @@ class TrainerFactory:
         return self._make(
             name,
             list(callbacks),
-            logger=self.loggers,
+            logger=self._told_loggers(),
             enable_checkpointing=False,
             limit_val_batches=limit or None,  # 0 means no validation during training, not here
             **for_reading(self.settings.get("strategy")),
@@ -141,12 +166,19 @@ class TrainerFactory:
         added: list[Callback] = [state, watch, *callbacks, *self.callbacks]
         if self.settings.get("enable_checkpointing") is not False:
             added.append(LastCheckpoint(self.run.last_checkpoint, self.checkpoint, state))
-        trainer = self._make(name, added, lambda: watch.shown, logger=self.loggers)
+        trainer = self._make(name, added, lambda: watch.shown, logger=self._told_loggers())
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none that the user chose
             trainer.strategy.checkpoint_io = WholeFile()
         if all_weights and isinstance(trainer.strategy, DDPStrategy):
             trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
         return trainer
+
+    def _told_loggers(self) -> list[Logger]:
+        """The loggers, which know the configuration before they get a number."""
+        if self._untold is not None:
+            describe_run(self.loggers, self._untold)
+        self._untold = None
+        return self.loggers
 
     def _make(self, name: str, callbacks: list[Callback], shown: Callable[[], str] = str, **overrides: Any) -> Trainer:
         # copied: a strategy or callback object serves one trainer only
@@ -156,9 +188,11 @@ class TrainerFactory:
         settings |= {"callbacks": callbacks, "default_root_dir": self.run.path, "enable_model_summary": False}
         settings["use_distributed_sampler"] = False  # the data module's samplers know about ranks
         try:
-            return Trainer(**settings)
-        except (ValueError, TypeError, MisconfigurationException) as error:
+            trainer = Trainer(**settings)
+        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"section trainer: {' '.join(str(error).split())}") from error
+        answer_signals(trainer)
+        return trainer
 
 
 def _as_list(value: Any) -> list:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from yopo_train.ranks import rank_and_world
 from yopo_train.recovery.loss import TokenSums
 
 
@@ -38,9 +39,8 @@ class TokenMean:
         """
         named = {"tokens": sums.tokens, "loss": sums.total.detach(), **sums.parts}
         together = torch.stack([number.float() for number in named.values()])
-        world = 1
-        if dist.is_available() and dist.is_initialized():
-            world = dist.get_world_size()
+        _, world = rank_and_world()
+        if world > 1:
             dist.all_reduce(together)
         found = dict(zip(named, together.unbind(), strict=True))
         if self._first is None or whole_step:

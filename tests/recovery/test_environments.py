@@ -1,0 +1,158 @@
+"""The command on two processes that torchrun or SLURM start, on one node or two, ended by signals and started again."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from toy_resume import At, train
+
+from yopo_train.pipeline.signals import terminable
+from yopo_train.run_folder import RunFolder
+
+HERE = Path(__file__).parent
+FSDP2 = str(HERE.parents[1] / "configs" / "strategies" / "fsdp2.yaml")
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def place(tiny_vlm, questions, tmp_path_factory) -> Path:
+    """A folder with a configuration: no pruning, dropout, a worker process, a checkpoint every two steps."""
+    folder = tmp_path_factory.mktemp("environments")
+    sections = {
+        "model": {
+            "base": str(tiny_vlm),
+            "lora": {"r": 4, "lora_dropout": 0.1},
+            "optimizer": {"lr": 1e-2},
+            "max_new_tokens": 2,
+        },
+        "data": {
+            "path": str(questions),
+            "batch_size": 2,
+            "eval_batch_size": 4,
+            "test_limit": 2,
+            "num_workers": 1,
+        },
+        "checkpoint": {"every_n_steps": 2},
+        "trainer": {
+            "max_steps": STEPS,
+            "limit_val_batches": 0,
+            "log_every_n_steps": 1,
+            "accelerator": "cpu",
+            "enable_progress_bar": False,
+        },
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(sections))
+    fake_scontrol(folder)
+    return folder
+
+
+def fake_scontrol(folder: Path) -> None:
+    """Writes what it is asked for into ``scontrol.log`` in the folder; it is in ``bin``."""
+    file = folder / "bin" / "scontrol"
+    file.parent.mkdir()
+    file.write_text(f'#!/bin/sh\necho "$@" >> {folder}/scontrol.log\n')
+    file.chmod(0o755)
+
+
+def run(name: str, by: str, place: Path, *more: str, folder: str | None = None, signals: list = []) -> dict:  # noqa: B006
+    """A run for ``launched.py``."""
+    nodes = ["--trainer.devices=2"] if by == "one node" else ["--trainer.num_nodes=2", "--trainer.devices=1"]
+    args = ["fit", "--config", str(place / "config.yaml"), *more, *nodes, f"--run_dir={place / (folder or name)}"]
+    return {"name": name, "by": by, "args": args, "signals": signals}
+
+
+def launched(place: Path, *runs: dict) -> dict[str, list[int]]:
+    """Exit codes by the name of the run."""
+    paths = {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])])}
+    environment = os.environ | paths | {"OMP_NUM_THREADS": "1", "PATH": f"{place / 'bin'}:{os.environ['PATH']}"}
+    command = [sys.executable, str(HERE.parent / "launched.py"), str(place), *map(json.dumps, runs)]
+    subprocess.run(command, env=environment, check=True, timeout=400)
+    return json.loads((place / "codes.json").read_text())
+
+
+def printed(place: Path, name: str) -> str:
+    return "".join((place / f"{name}.{rank}.log").read_text() for rank in (0, 1))
+
+
+def losses(folder: Path) -> list[str]:
+    with (folder / "logs" / "metrics.csv").open() as file:
+        return [row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def adapter(folder: Path) -> bytes:
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "job"), [({}, "4711"), ({"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3")]
+)
+def test_a_slurm_job_whose_time_is_over_is_queued_again(more, job, tmp_path, monkeypatch):
+    """The signal comes in the middle of a step. All later stages would load a checkpoint that Lightning had made."""
+    fake_scontrol(tmp_path)
+    task = {"NTASKS": "1", "NTASKS_PER_NODE": "1", "JOB_ID": "4711", "JOB_NAME": "recover", "PROCID": "0"}
+    variables = {f"SLURM_{name}": value for name, value in (task | {"LOCALID": "0", "NODEID": "0"}).items()}
+    for name, value in (variables | more | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}).items():
+        monkeypatch.setenv(name, value)
+    before = signal.getsignal(signal.SIGUSR1)
+    told = At("on_after_backward", 2, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    with terminable():
+        train(tmp_path / "run", told, max_steps=4, limit_val_batches=0, every=None)
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert (tmp_path / "scontrol.log").read_text() == f"requeue {job}\n"
+    assert not list((tmp_path / "run").rglob("hpc_ckpt*"))
+    checkpoint = RunFolder(tmp_path / "run").last_checkpoint
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 3  # then it goes on until it is ended
+
+
+@pytest.mark.slow
+def test_nodes_and_slurm_are_two_processes_like_any(place):
+    """Two nodes of torchrun; and a SLURM job whose time is over: it is queued again, ended, and goes on."""
+    over = [[2, "SIGUSR1", [0, 1]], [3, "SIGTERM", [0, 1]]]
+    codes = launched(
+        place,
+        run("nodes", "two nodes", place),
+        run("over", "slurm", place, folder="slurm", signals=over),
+        run("again", "slurm", place, folder="slurm"),
+    )
+    assert codes == {"nodes": [0, 0], "over": [143, 143], "again": [0, 0]}, printed(place, "over")
+    assert (place / "scontrol.log").read_text() == "requeue 4711\n"
+    assert not list((place / "slurm").rglob("hpc_ckpt*"))
+    assert "terminated; the same command goes on from here" in printed(place, "over")
+    assert "continued from" in printed(place, "again") and "Traceback" not in printed(place, "over")
+    assert losses(place / "slurm") == losses(place / "nodes") and len(losses(place / "nodes")) == STEPS
+    assert adapter(place / "slurm") == adapter(place / "nodes")
+
+
+@pytest.mark.slow
+def test_fsdp2_trains_as_ddp_does_and_goes_on_after_a_kill(place):
+    sharded = ["--config", FSDP2, "--model.loss=ce+kd"]
+    codes = launched(
+        place,
+        run("ddp", "one node", place, "--model.loss=ce+kd"),
+        run("whole", "one node", place, *sharded),
+        run("killed", "one node", place, *sharded, folder="again", signals=[[3, "SIGKILL", [1]]]),
+        run("again", "one node", place, *sharded),
+    )
+    assert codes == {"ddp": [0, 0], "whole": [0, 0], "killed": [-9, -9], "again": [0, 0]}, printed(place, "whole")
+    assert "continued from" in printed(place, "again")
+    assert losses(place / "again") == losses(place / "whole") and len(losses(place / "whole")) == STEPS
+    assert adapter(place / "again") == adapter(place / "whole")
+    assert [*map(float, losses(place / "whole"))] == pytest.approx([*map(float, losses(place / "ddp"))], abs=1e-5)
+    weights = {name: load_file(place / name / "adapter" / "adapter_model.safetensors") for name in ("ddp", "whole")}
+    for name, weight in weights["ddp"].items():
+        torch.testing.assert_close(weights["whole"][name], weight, rtol=0, atol=1e-4, msg=name)
+    checkpoints = [
+        torch.load(place / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("ddp", "whole")
+    ]
+    assert checkpoints[0]["state_dict"].keys() == checkpoints[1]["state_dict"].keys()
+    states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in checkpoints]
+    for number, state in states[0].items():
+        torch.testing.assert_close(states[1][number]["exp_avg"], state["exp_avg"], rtol=0, atol=1e-4)

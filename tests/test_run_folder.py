@@ -80,6 +80,13 @@ def test_a_key_counts_from_the_stage_on_that_uses_it(key, there, tmp_path):
         run.check(with_change(key, 77))
 
 
+def test_an_option_that_an_older_version_did_not_have_was_off(tmp_path):
+    run = folder_with(tmp_path, OUTPUTS["training"])
+    run.check(with_change("data.letterbox", False))
+    with pytest.raises(UserError, match=r"data\.letterbox is None there and True here"):
+        run.check(with_change("data.letterbox", True))
+
+
 def test_a_section_that_becomes_null_is_another_run(tmp_path):
     run = folder_with(tmp_path, OUTPUTS["plan"])
     with pytest.raises(UserError, match=r"model\.pruning"):

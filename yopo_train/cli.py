@@ -189,6 +189,10 @@ class YopoCLI(SectionsCLI):
             say(str(written))
 
 
+STAGED = ("fit", "calibrate", "plan", "curves")
+"""Commands whose finished stages, and checkpoints, serve the next time."""
+
+
 def main(args: list[str] | None = None) -> int:
     """Run one command.
 
@@ -205,7 +209,7 @@ def main(args: list[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else list(args)
     quiet()
     words = next((words for words in PLAIN_COMMANDS if tuple(args[: len(words)]) == words), None)
-    how = "" if words is not None else "; the same command goes on from here"
+    how = "; the same command goes on from here" if args[:1] and args[0] in STAGED else ""
     try:
         with terminable():
             if words is not None:

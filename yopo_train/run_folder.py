@@ -88,7 +88,8 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"run_dir {self.path} is a file, expected a folder")
         if not self.config.is_file():
-            if self.path.exists() and any(not TEMPORARY.fullmatch(file.name) for file in self.path.iterdir()):
+            others = self.path.exists() and any(not TEMPORARY.fullmatch(file.name) for file in self.path.iterdir())
+            if others and not self.config.is_file():  # another rank may just have written it
                 raise UserError(f"run_dir {self.path} holds other files and no config.yaml, expected a new folder")
             return
         there, here = flatten(self.read_config()), flatten(config)

@@ -57,6 +57,9 @@ FREE_KEYS = (
 )
 
 
+OFF: tuple[Any, ...] = (None, False, [], {})
+
+
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested sections as one level of dotted keys: ``{"data": {"path": p}}`` is ``{"data.path": p}``."""
     flat: dict[str, Any] = {}
@@ -79,7 +82,9 @@ def difference(there: dict[str, Any], here: dict[str, Any], counts: Callable[[st
         Whether a key is to be compared at all.
     """
     for key in sorted(there.keys() | here.keys(), key=_rank):
-        if counts(key) and not is_free(key, here) and not _same(there.get(key), here.get(key)):
+        # what an older version did not have is off in its runs
+        known = key in there or here[key] not in OFF
+        if counts(key) and known and not is_free(key, here) and not _same(there.get(key), here.get(key)):
             return key
     return None
 

@@ -57,8 +57,10 @@ def test_loggers_are_added_to_the_runs_own(tmp_path):
 def test_loggers_that_are_added_know_the_configuration(tmp_path):
     added = CSVLogger(tmp_path / "more")
     settings = {"logger": added, "accelerator": "cpu", "enable_progress_bar": False}
-    TrainerFactory(RunFolder(tmp_path), settings, config={"model": {"base": "org/base"}}).for_reading("score")
-    assert added.experiment.hparams == {"model": {"base": "org/base"}}
+    secret = {"class_path": "CometLogger", "init_args": {"api_key": "secret"}}
+    config = {"model": {"base": "org/base"}, "trainer": {"max_steps": 3, "logger": secret}}
+    TrainerFactory(RunFolder(tmp_path), settings, config=config).for_reading("score")
+    assert added.experiment.hparams == {"model": {"base": "org/base"}, "trainer": {"max_steps": 3}}
 
 
 def test_a_logger_that_is_not_installed_is_one_line(config, capsys):

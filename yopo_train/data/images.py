@@ -79,10 +79,13 @@ class ImageSizing:
         return width, height
 
     def __call__(self, image: PILImage.Image) -> PILImage.Image:
-        if self.border is not None:
-            image = letterboxed(image, self.border)
         size = self.size(*image.size)
-        return image if size == image.size else image.resize(size, PILImage.Resampling.BICUBIC)
+        if self.border is None:
+            return image if size == image.size else image.resize(size, PILImage.Resampling.BICUBIC)
+        if (scale := size[0] / max(image.size)) < 1:  # before the border, which may be most of the square
+            inner = [max(1, round(side * scale)) for side in image.size]
+            image = image.resize(inner, PILImage.Resampling.BICUBIC)
+        return letterboxed(image, self.border)
 
 
 def border_of(image_processor: Any) -> tuple[int, ...] | None:

@@ -1,6 +1,5 @@
 """When training saves ``checkpoints/last.ckpt``, and from which checkpoint it goes on."""
 
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,9 @@ from yopo_train.run_folder import RunFolder
 class CheckpointOptions:
     """How often training saves ``checkpoints/last.ckpt``, to go on from after whatever ends it.
 
-    It holds the trained weights and the optimizer, never the base. Ctrl-C, SIGTERM, errors and the end save one too.
-    The best by a score are kept by Lightning's ModelCheckpoint in trainer.callbacks.
+    It holds the trained weights and the optimizer, never the base. Ctrl-C and SIGTERM save one too, the end unless both
+    fields are null, and errors of a single process. The best by a score are kept by Lightning's ModelCheckpoint in
+    trainer.callbacks.
 
     Parameters
     ----------
@@ -96,11 +96,13 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, *args: Any) -> None:
         number = self._received(trainer)
-        self._signals.leave()
         if number or self.options.wanted:
             self._save(trainer)
-        if number in (signal.SIGTERM, signal.SIGINT):
-            self._signals.act(number)
+        try:
+            if number:
+                self._signals.act(number)
+        finally:
+            self._signals.leave()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the last whole step; not of several processes, of which perhaps only this one is in trouble."""

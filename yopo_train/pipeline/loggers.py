@@ -32,7 +32,12 @@ def run_loggers(run: RunFolder, added: Any = None) -> list[Logger]:
 
 
 def describe_run(loggers: Sequence[Logger], config: dict[str, Any]) -> None:
-    """Tell the loggers beside the run's own what the run is, as their hyperparameters."""
+    """Tell the loggers beside the run's own what the run is, as their hyperparameters.
+
+    What the configuration says about loggers and callbacks stays here: there may be keys and passwords in it.
+    """
+    trainer = {name: value for name, value in config["trainer"].items() if name not in ("logger", "callbacks")}
+    config = config | {"trainer": trainer}
     for logger in loggers:
         if not isinstance(logger, MetricsFile | EventFiles):  # config.yaml is beside them
             logger.log_hyperparams(config)

@@ -1,5 +1,7 @@
 """SIGTERM and ctrl-C: at once where nothing would be lost, between two batches where training goes on."""
 
+import atexit
+import multiprocessing
 import os
 import signal
 import threading
@@ -22,7 +24,7 @@ TERMINATED = 128 + signal.SIGTERM
 def terminable() -> Iterator[None]:
     """Turn SIGTERM into a `SIGTERMException`, so that what is half done is cleaned up as after ctrl-C.
 
-    At the end whatever signal has got a handler meanwhile has its former one.
+    At the end it and SLURM's usual requeue signals have their former handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -40,29 +42,37 @@ def terminable() -> Iterator[None]:
 def terminated() -> int:
     """The exit code of this process after SIGTERM.
 
-    0 in those that Lightning starts beside a first one: it would kill that one when another fails. What starts all of
-    them, torchrun or SLURM, hears the truth from each.
+    0 in those that Lightning starts beside a first one: it would kill that one when another fails. torchrun and SLURM,
+    which start all of them, hear the truth from each.
     """
     started_by_lightning = os.environ.get("LOCAL_RANK", "0") != "0" and not TorchElasticEnvironment.detect()
     return 0 if started_by_lightning else TERMINATED
 
 
-def answer_signals(trainer: Trainer) -> None:
+def answer_signals(trainer: Trainer, launchers: list[Any]) -> None:
     """Have a signal's handler do only what a process can do alone, whatever it is in the middle of.
 
     Lightning's handler of SIGTERM waits for the other ranks, perhaps forever. Its handler of SLURM's requeue signal
-    writes a checkpoint of its own into the run folder, which every stage would then load.
+    writes a checkpoint of its own into the run folder, which every stage would then load. That one is replaced within
+    `terminable` only, which takes the replacement back.
+
+    Parameters
+    ----------
+    launchers
+        Those of the trainers before this one, of which the first has started the other processes. It gets this one's.
     """
     connector = trainer._signal_connector
+    if trainer.strategy.launcher is not None:
+        launchers.append(trainer.strategy.launcher)
 
     def pass_on(number: int, frame: Any) -> None:
-        if trainer.strategy.launcher is not None and not connector.received_sigterm:
-            trainer.strategy.launcher.kill(number)
+        for launcher in launchers if not connector.received_sigterm else ():
+            launcher.kill(number)
         connector.received_sigterm = True
 
     connector._sigterm_notifier_fn = pass_on
     number = requeue_signal(trainer)
-    if number is None or threading.current_thread() is not threading.main_thread():
+    if number is None or signal.getsignal(signal.SIGTERM) is not _terminate:
         return
     if signal.getsignal(number) == signal.SIG_DFL:
         signal.signal(number, requeue)  # where there is a handler, Lightning adds none
@@ -100,13 +110,16 @@ class Signals:
             raise SIGTERMException
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = 0
-        requeue(number, None)  # the training goes on until SLURM ends it
+        if self.received == number:
+            self.received = 0
+        former = self._former.get(number)
+        (former if callable(former) else requeue)(number, None)  # the training goes on until SLURM ends it
 
     def _note(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT and self.received == number:
             raise KeyboardInterrupt
-        self.received = number
+        if self.received != signal.SIGTERM:
+            self.received = number
 
 
 def spare_workers(trainer: Trainer) -> None:
@@ -124,17 +137,21 @@ def spare_workers(trainer: Trainer) -> None:
         return loader
 
     trainer.strategy.process_dataloader = spared  # of this one trainer's strategy
+    atexit.unregister(_end_loaders)
+    atexit.register(_end_loaders)
 
 
 def _outlive(worker: int) -> None:
-    """Into a process group of its own, and past one SIGTERM; without its main process, torch ends a worker anyway."""
+    """Into a process group of its own, and past SIGTERM; without its main process, torch ends a worker anyway."""
     os.setpgid(0, 0)
-    signal.signal(signal.SIGTERM, _end_with_the_next)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _end_with_the_next(number: int, frame: Any) -> None:
-    """At its end, the main process terminates twice whoever is still there."""
-    signal.signal(number, signal.SIG_DFL)
+def _end_loaders() -> None:
+    """At the program's end: Python would send SIGTERM to whoever is still there, and wait for it."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _terminate(number: int, frame: Any) -> None:

@@ -31,9 +31,11 @@ def requeue(number: int, frame: Any) -> None:
     array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID", "")
     job = job if array is None else f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
     try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=30)
         reason = done.stderr.strip() if done.returncode else None
     except OSError as error:
         reason = f"scontrol: {error.strerror}"
+    except subprocess.TimeoutExpired:
+        reason = "scontrol did not answer within 30 s"
     if reason is not None:
         warnings.warn(f"SLURM job {job} could not be queued again: {reason}", stacklevel=2)

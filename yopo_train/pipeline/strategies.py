@@ -1,11 +1,12 @@
 """Strategies that shard the model are for training; whatever only reads has all of it on each process."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
 from yopo_train.errors import UserError
@@ -46,6 +47,8 @@ def check_processes(trainer: Trainer) -> None:
     if isinstance(environment, LightningEnvironment):
         return
     started, devices, nodes = environment.world_size(), trainer.num_devices, trainer.num_nodes
+    if trainer.world_size == 1 and isinstance(environment, SLURMEnvironment) and "SLURM_STEP_ID" not in os.environ:
+        return  # in a job of several tasks, but not started by srun: there is only this process
     if started != trainer.world_size:
         kind = type(environment).__name__.removesuffix("Environment")
         raise UserError(

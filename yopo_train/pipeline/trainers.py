@@ -52,6 +52,7 @@ class TrainerFactory:
     ) -> None:
         self.run, self.checkpoint, self.watch = run, checkpoint, watch
         self.settings = dict(settings)
+        self._launchers: list[Any] = []
         self.loggers, self._untold = run_loggers(run, self.settings.pop("logger", None)), config
         self.callbacks: list[Callback] = _as_list(self.settings.pop("callbacks", None))
         for callback in self.callbacks:
@@ -75,14 +76,14 @@ class TrainerFactory:
         ------
         UserError
             Lightning refuses the settings, or would fork: results would stay in the forked processes. Or no question
-            would be answered, or nothing learned.
+            would be answered.
         """
-        for name in ("limit_train_batches", "limit_test_batches", "limit_predict_batches"):
+        for name in ("limit_test_batches", "limit_predict_batches"):
             if self.settings.get(name) == 0:
                 raise UserError(f"trainer.{name} is 0, expected at least one batch, or null for all of them")
         largest = self.settings.get("gradient_clip_val")
         if largest is not None and largest < 0:
-            raise UserError(f"trainer.gradient_clip_val is {largest}, expected a number > 0, or null")
+            raise UserError(f"trainer.gradient_clip_val is {largest}, expected a number >= 0, or null")
         batches = self.settings.get("accumulate_grad_batches")
         if batches is not None and batches < 1:
             raise UserError(f"trainer.accumulate_grad_batches is {batches}, expected a number >= 1")
@@ -106,8 +107,10 @@ class TrainerFactory:
         Raises
         ------
         UserError
-            Lightning refuses the strategy, or it cannot have the scores or the device.
+            Lightning refuses the strategy, or it cannot have the scores or the device; or nothing would be learned.
         """
+        if self.settings.get("limit_train_batches") == 0:
+            raise UserError("trainer.limit_train_batches is 0, expected at least one batch, or null for all of them")
         strategy = self._make("check", [], logger=False, enable_checkpointing=False).strategy
         check_strategy(strategy, self.settings.get("limit_val_batches"), benchmarks)
 
@@ -191,7 +194,7 @@ class TrainerFactory:
             trainer = Trainer(**settings)
         except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
             raise UserError(f"section trainer: {' '.join(str(error).split())}") from error
-        answer_signals(trainer)
+        answer_signals(trainer, self._launchers)
         return trainer
 
 

@@ -49,7 +49,8 @@ def refuse_other_settings(there: dict[str, str], here: dict[str, str]) -> None:
         Names the first difference.
     """
     for name in here:
-        if there.get(name) != here[name]:
+        # what an older version did not have was off
+        if there.get(name) != here[name] and (name in there or here[name] not in ("None", "False", "[]")):
             raise UserError(f"the checkpoint was made with {name} {there.get(name)}, expected {here[name]}")
 
 

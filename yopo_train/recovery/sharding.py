@@ -119,9 +119,14 @@ def whole_weights(model: nn.Module, trained_only: bool) -> dict[str, Tensor]:
 
 
 def _whole(value: Any) -> Any:
-    """A tensor in one piece on the CPU, of whose shards each process has one; anything else as it is."""
+    """A tensor in one piece on the CPU, of whose shards each process has one; anything else as it is.
+
+    Every process has to ask. Of tensors the first alone gets anything: they may be many times what one has room for.
+    """
     value = value.full_tensor() if isinstance(value, DTensor) else value
-    return value.cpu() if isinstance(value, Tensor) else value
+    if not isinstance(value, Tensor):
+        return value
+    return value.cpu() if is_first_rank() else None
 
 
 def _part(value: Any, like: Tensor) -> Any:

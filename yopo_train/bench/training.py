@@ -30,18 +30,21 @@ class LoraStep:
     inputs : dict
         Model inputs; see `answer_labels` for the labels.
     vision : bool
-        False: all in front of the language model runs when a plan is put on, and is no part of the step.
+        False: all in front of the language model runs when a contender first comes, and is no part of the step.
     """
 
     def __init__(self, model: nn.Module, inputs: dict[str, Tensor], vision: bool = True) -> None:
         self.model, self.inputs, self.labels = model, inputs, answer_labels(model, inputs)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.vision = vision
+        self._calls: dict[Callable, LanguageModelCall] = {}
 
     def prepare(self, switch: Callable[[nn.Module], nn.Module]) -> None:
         """Put a contender's plan on. The weights are reordered by it, an optimizer's state is not: it starts anew."""
         switch(self.model)
-        self._language_model = None if self.vision else LanguageModelCall(self.model, self.inputs, use_cache=False)
+        if not self.vision and switch not in self._calls:
+            self._calls[switch] = LanguageModelCall(self.model, self.inputs, use_cache=False)
+        self._language_model = self._calls.get(switch)
         self.optimizer = torch.optim.AdamW(self.weights, lr=1e-6)
 
     def backward(self) -> None:

@@ -13,16 +13,16 @@ import os
 import random
 import resource
 import signal
-import socket
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.utils.tensorboard  # else imported in each of the processes
+from forked import in_processes
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from ports import own_port
 from toy_resume import ToyScore, course, train, weights
 
 from yopo_train.pipeline.loggers import MetricsFile
@@ -82,45 +82,13 @@ class Clock:
         torch.save = half_a_file
 
 
-def in_processes(number: int, work: Callable[[], Any], log: Path) -> list[int]:
-    """Fork processes, as a launcher would, and wait; when a signal ends one, the others are killed too.
-
-    Returns
-    -------
-    list of int
-        Exit codes; minus the signal's number for those that one ended.
-    """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    ranks: dict[int, int] = {}
-    for rank in range(number):
-        process = os.fork()
-        if process == 0:
-            with log.open("a") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            if number > 1:
-                place = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": number, "NODE_RANK": 0}
-                os.environ.update({name: str(value) for name, value in (place | {"LOCAL_RANK": rank}).items()})
-            code = 99
-            try:
-                code = work()
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                os._exit(code)
-        ranks[process] = rank
-    codes, left = [0] * number, set(ranks)
-    while left:
-        process, status = os.wait()
-        left.discard(process)
-        codes[ranks[process]] = os.waitstatus_to_exitcode(status)
-        if os.WIFSIGNALED(status):
-            for other in left:
-                os.kill(other, signal.SIGKILL)
-    return codes
+def forked(number: int, work: Callable[[], Any], log: Path) -> list[int]:
+    """`in_processes`, which find each other where there are several."""
+    variables: list[dict[str, Any]] = [{}]
+    if number > 1:
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": own_port(), "WORLD_SIZE": number, "NODE_RANK": 0}
+        variables = [place | {"LOCAL_RANK": rank} for rank in range(number)]
+    return in_processes(variables, lambda rank: work(), [log] * number)
 
 
 def do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -148,7 +116,7 @@ def do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     def outcome(run: Path) -> list[Any]:
         return [course(run), *((run / f"weights-{rank}").read_bytes() for rank in range(ranks))]
 
-    codes = in_processes(ranks, training(whole), log)
+    codes = forked(ranks, training(whole), log)
     if any(codes):
         return {"codes": codes, "log": log.read_text()[-3000:]}
     expected, chance = outcome(whole), random.Random(SEED)
@@ -157,9 +125,9 @@ def do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     for turn in range(job["kills"]):
         run, rank = folder / f"{job['name']}-{turn}", chance.randrange(ranks)
         last = chance.randint(1, moments[rank])
-        killed = in_processes(ranks, training(run, last, rank), log)
+        killed = forked(ranks, training(run, last, rank), log)
         left = sorted(path.name for path in run.rglob("*") if ".ckpt" in path.name)
-        codes = in_processes(ranks, training(run), log)
+        codes = forked(ranks, training(run), log)
         if any(codes) or (number == signal.SIGKILL and -number not in killed):
             return found | {"codes": [killed, codes], "log": log.read_text()[-3000:]}
         found["kills"].append([last, rank, left, killed])

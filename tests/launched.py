@@ -13,13 +13,13 @@ import multiprocessing
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.utils.tensorboard  # else imported in each of the processes
+from forked import in_processes
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from ports import own_port
 
@@ -66,42 +66,17 @@ def send(signals: Sequence[tuple[int, str, list[int]]], rank: int) -> None:
     YopoModule.training_step = watched
 
 
-def start(run: dict[str, Any], rank: int, port: int, log: Path) -> int:
-    """Fork a process that runs the command; its number."""
-    process = os.fork()
-    if process:
-        return process
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    variables = VARIABLES[run["by"]](rank) | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in variables.items()})
-    rank_zero_only.rank = rank  # what Lightning takes from the variables when it is imported
-    send(run.get("signals", ()), rank)
-    code = 99
-    try:
-        code = main(run["args"])
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
 def do(run: dict[str, Any], folder: Path) -> list[int]:
-    """Exit codes by rank; where a signal ends one, the other is killed, as whoever has started them would."""
-    port = own_port()
-    ranks = {start(run, rank, port, folder / f"{run['name']}.{rank}.log"): rank for rank in RANKS}
-    codes, left = [0] * len(ranks), set(ranks)
-    while left:
-        process, status = os.wait()
-        left.discard(process)
-        codes[ranks[process]] = os.waitstatus_to_exitcode(status)
-        if os.WIFSIGNALED(status):
-            for other in left:
-                os.kill(other, signal.SIGKILL)
-    return codes
+    """Exit codes by rank."""
+
+    def work(rank: int) -> int:
+        rank_zero_only.rank = rank  # what Lightning takes from the variables when it is imported
+        send(run.get("signals", ()), rank)
+        return main(run["args"])
+
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": own_port()}
+    variables = [VARIABLES[run["by"]](rank) | place for rank in RANKS]
+    return in_processes(variables, work, [folder / f"{run['name']}.{rank}.log" for rank in RANKS])
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError
 
-from yopo_train.errors import UserError
+from yopo_train.errors import UserError, first_line
 from yopo_train.run_keys import KEYS_OF_EVERYTHING, KEYS_OF_PLAN, KEYS_OF_TRAINING, difference, flatten, under
 
 TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
@@ -122,7 +122,7 @@ class RunFolder:
         try:
             content = yaml.safe_load(self.config.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{self.config}: not readable as YAML: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{self.config}: not readable as YAML: {first_line(error)}") from None
         if not isinstance(content, dict):
             raise UserError(f"{self.config}: holds {type(content).__name__}, expected sections")
         return content

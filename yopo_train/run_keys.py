@@ -58,6 +58,7 @@ FREE_KEYS = (
 
 
 OFF: tuple[Any, ...] = (None, False, [], {})
+"""Values of an option that is not used, as each was before it existed."""
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from ..calibration import PlanConfig
 from ..calibration.plan_config import PRESETS
 from ..cost import Grid
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..models import family_of
 from ..plan import PruningPlan
 from ..progress import Bar
@@ -218,4 +218,4 @@ def _enough_memory() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         hint = "try fewer --layers, --visual-tokens or --batch, or a smaller --dtype"
-        raise UserError(f"out of memory on the GPU ({str(error).splitlines()[0]}): {hint}") from error
+        raise UserError(f"out of memory on the GPU ({first_line(error)}): {hint}") from error

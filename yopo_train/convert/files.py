@@ -12,7 +12,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..run_folder import need_empty
 
 SPARE_BYTES = 64 * 2**20
@@ -36,7 +36,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: not readable as JSON: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds {type(content).__name__}, expected an object")
     return content

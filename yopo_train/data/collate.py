@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from .conversation import IMAGE_PLACEHOLDER, Chat, Messages
 from .labels import IGNORE, answer_labels
 
@@ -50,7 +50,7 @@ class Collator:
                 return_tensors="pt",
             )
         except ValueError as error:  # Qwen-VL's of an image that is 200 times as long as wide, for example
-            names, reason = ", ".join(repr(row["id"]) for row in rows), str(error).splitlines()[0]
+            names, reason = ", ".join(repr(row["id"]) for row in rows), first_line(error)
             raise UserError(f"the model's processor refuses one of the rows {names}: {reason}") from error
         return {**inputs, "meta": [_meta(row) for row in rows]}
 
@@ -122,7 +122,7 @@ class TokenCounter(TrainCollator):
             try:
                 inputs = self.processor(images=[blank], text=[self.processor.image_token], add_special_tokens=False)
             except ValueError as error:
-                raise UserError(f"the model's processor refuses an image: {str(error).splitlines()[0]}") from error
+                raise UserError(f"the model's processor refuses an image: {first_line(error)}") from error
             ids = inputs["input_ids"][0]
             self._image_tokens[size] = len(ids), list(ids).count(self.processor.image_token_id)
         return self._image_tokens[size]

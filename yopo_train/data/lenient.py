@@ -7,6 +7,7 @@ batches, and the same configuration replaces the same rows by the same others, r
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -69,22 +70,19 @@ class Replaced:
     """Counts, on its process, the rows that others stood in for."""
 
     def __init__(self) -> None:
-        self.problems: dict[str, int] = {}
+        self.problems: Counter[str] = Counter()
 
     def note(self, batch: Any) -> None:
         """Look at a batch on its way to the device; warns of the first few rows."""
         metas = batch.get("meta", ()) if isinstance(batch, dict) else ()
         for problem in (problem for meta in metas for problem in meta.get("instead_of", ())):
-            self.problems[problem] = self.problems.get(problem, 0) + 1
+            self.problems[problem] += 1
             if self.problems[problem] == 1 and len(self.problems) <= WARNINGS:
                 warnings.warn(f"replaced by the next row: {problem}", stacklevel=2)
 
     def summary(self) -> str | None:
         """One line of what all processes have counted, where there is anything to say; all of them have to ask."""
-        problems: dict[str, int] = {}
-        for counted in of_all_ranks(self.problems):
-            for problem, visits in counted.items():
-                problems[problem] = problems.get(problem, 0) + visits
+        problems = sum(of_all_ranks(self.problems), Counter())
         if not problems:
             return None
         first, visits = next(iter(problems)), sum(problems.values())

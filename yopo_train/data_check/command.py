@@ -10,7 +10,7 @@ from yopo_train.data_check.estimate import empty_model, memory, processes, train
 from yopo_train.data_check.gather import bad_rows, batch_tokens, gather
 from yopo_train.data_check.probe import probe
 from yopo_train.data_check.show import show
-from yopo_train.errors import UserError
+from yopo_train.errors import UserError, first_line
 from yopo_train.models.loading import LOAD_ERRORS, load_config
 from yopo_train.models.processors import load_processor
 from yopo_train.pipeline import Context
@@ -66,7 +66,7 @@ def _processor(module: YopoModule) -> Any:
     except UserError:
         raise
     except LOAD_ERRORS as error:
-        raise UserError(f"cannot load the processor of {module.base!r}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"cannot load the processor of {module.base!r}: {first_line(error)}") from error
 
 
 def _training(context: Context, rows: Rows, lengths: Lengths, probes: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..pruning import active_plan
 from .conversation import Conversation, open_image
 from .load import load
@@ -136,7 +136,7 @@ def device_of(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"--device is {name!r}, expected a device of this machine: {reason}") from None
     return name
 

@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ..calibration.scores import Scores
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..plan import PruningPlan
 from .base import check_hub_id
 from .private import local_paths
@@ -144,7 +144,7 @@ def read_card(path: Path) -> ModelCard:
         text = path.read_text("utf-8")
         card = ModelCard(text) if text.lstrip().startswith("---") else None  # ModelCard logs that there is no metadata
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not a valid model card: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{path}: not a valid model card: {first_line(error)}") from None
     if card is None or not card.data.to_dict():
         raise UserError(f"{path}: the card has no metadata, expected YAML between two lines of ---")
     return card
@@ -159,7 +159,7 @@ def _texts(found: Contents) -> list[tuple[str, Any]]:
         try:
             texts.append((CONFIG, yaml.safe_load(text)))
         except yaml.YAMLError as error:
-            raise UserError(f"{folder / CONFIG}: not readable as YAML: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{folder / CONFIG}: not readable as YAML: {first_line(error)}") from None
         texts += [(CONFIG, line) for line in text.splitlines() if line.startswith("#")]
     if found.plan is not None:
         plan = found.plan

@@ -14,7 +14,7 @@ from transformers import TextStreamer
 
 from ..data.collate import EvalCollator
 from ..data.conversation import IMAGE_PLACEHOLDER
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..models import model_inputs
 from ..models.offload import entry_device, moved
 from ..models.prompt import visual_mask
@@ -163,4 +163,4 @@ def open_image(path: str | Path) -> Image.Image:
     except UnidentifiedImageError:
         raise UserError(f"image {path}: not an image that can be read (expected JPEG, PNG, …)") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"image {path}: cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f"image {path}: cannot be read: {first_line(error)}") from None

@@ -11,7 +11,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ..convert.files import check_destination, check_disk
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..run_folder import new_folder
 from .base import Base, base_of, check_hub_id, configured_base
 from .card_data import check_license
@@ -75,7 +75,7 @@ def merge(
             model.save_pretrained(temporary, max_shard_size=max_shard_size)
             processor.save_pretrained(temporary)
         except ValueError as error:  # of a generation config that contradicts itself, or a size that is none
-            raise UserError(f"{out}: cannot be saved: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{out}: cannot be saved: {first_line(error)}") from error
         write_about(temporary, source.run, about, source.scores)
         check(temporary, publish=True)
     return out
@@ -130,7 +130,7 @@ def _merge_layer(layer: BaseTunerLayer, place: str) -> None:
     try:
         layer.merge(safe_merge=True)
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"{place} cannot be merged: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{place} cannot be merged: {first_line(error)}") from error
     weight = layer.get_base_layer().weight  # peft may have put another one there
     weight.data = weight.data.to(dtype)
     if not weight.isfinite().all():

@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from yopo_train.errors import UserError
+from yopo_train.errors import UserError, first_line
 from yopo_train.hub.safety_adapter import check_adapter
 from yopo_train.tensor_header import MIB, MOST_BYTES, TensorHeader, read_header
 
@@ -152,7 +152,7 @@ def read_json(path: str | Path) -> Any:
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged JSON: {str(error).splitlines()[0][:100]}") from None
+        raise UserError(f"{path}: damaged JSON: {first_line(error)[:100]}") from None
 
 
 # -- plan -------------------------------------------------------------------------------------------------------------

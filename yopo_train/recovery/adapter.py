@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from yopo_train.errors import UserError
+from yopo_train.errors import UserError, first_line
 from yopo_train.models import family_of, unwrap
 from yopo_train.pruning import base_order
 from yopo_train.pruning.order import BLOCKS
@@ -151,7 +151,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> PeftModel:
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # an error below
             loaded = PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{folder}: the adapter does not fit the model: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{folder}: the adapter does not fit the model: {first_line(error)}") from error
     expected = set(get_peft_model_state_dict(loaded, save_embedding_layers=False))
     if found != expected:
         name = min(found ^ expected)

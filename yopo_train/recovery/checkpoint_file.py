@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.utilities.cloud_io import _is_local_file_protocol
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from yopo_train.errors import UserError
+from yopo_train.errors import UserError, first_line
 
 
 class WholeFile(TorchCheckpointIO):
@@ -40,7 +40,7 @@ class WholeFile(TorchCheckpointIO):
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # a full disk is the second in torch's words
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            reason = getattr(error, "strerror", None) or first_line(error)
             raise UserError(f"{path}: the checkpoint cannot be written: {reason}") from error
         finally:
             temporary.unlink(missing_ok=True)

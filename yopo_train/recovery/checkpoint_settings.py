@@ -7,6 +7,7 @@ from lightning.pytorch import Trainer
 
 from yopo_train.errors import UserError
 from yopo_train.recovery.options import OptimizerOptions
+from yopo_train.run_keys import OFF
 
 
 def settings_of(trainer: Trainer, optimizer: OptimizerOptions) -> dict[str, str]:
@@ -50,7 +51,7 @@ def refuse_other_settings(there: dict[str, str], here: dict[str, str]) -> None:
     """
     for name in here:
         # what an older version did not have was off
-        if there.get(name) != here[name] and (name in there or here[name] not in ("None", "False", "[]")):
+        if there.get(name) != here[name] and (name in there or here[name] not in map(str, OFF)):
             raise UserError(f"the checkpoint was made with {name} {there.get(name)}, expected {here[name]}")
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models import Family, family_of, unwrap
@@ -16,7 +16,7 @@ from ..plan import PruningPlan
 from . import decoder, reference
 from .inputs import announce_visual_tokens, answerable_forward
 from .linear import refuse_token_mixing, unsliceable
-from .order import BLOCKS, LayerOrder, permute_layer, translate_state_dicts
+from .order import BLOCKS, LayerOrder, permute_layer, translate, translate_state_dicts
 from .state import PruneState
 from .vision import replace_encoders
 
@@ -126,6 +126,34 @@ def base_order(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         if state is not None:
             prune(model, state.plan, state.backend)
+
+
+def to_base_order(model: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Some of a model's weights, or tensors of their shape, as they stand without the plan that is on it.
+
+    Its state dict does so too, but has a second copy of all reordered weights in memory then.
+
+    Parameters
+    ----------
+    weights
+        By their names in the model, with ``prefix`` in front of them.
+    """
+    return _translated(model, weights, prefix, inverse=True)
+
+
+def to_plan_order(model: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """The other way round, for weights that do not come in by ``load_state_dict``."""
+    return _translated(model, weights, prefix, inverse=False)
+
+
+def _translated(model: nn.Module, weights: Mapping[str, Tensor], prefix: str, inverse: bool) -> dict[str, Tensor]:
+    state, found = _state(model), dict(weights)
+    if state is not None:
+        layers = family_of(model).text_model(unwrap(model)).layers
+        names = {module: name for name, module in model.named_modules()}
+        for number, order in state.orders.items():
+            translate(order, found, f"{prefix}{names[layers[number]]}.", inverse)
+    return found
 
 
 def _reorder(text_model: nn.Module, state: PruneState) -> None:

@@ -113,14 +113,15 @@ def translate_state_dicts(layer: nn.Module, order: LayerOrder) -> list[Removable
 
 
 def _translate_saved(order: LayerOrder, module: nn.Module, state_dict, prefix: str, local_metadata) -> None:
-    _translate(order, state_dict, prefix, inverse=True)
+    translate(order, state_dict, prefix, inverse=True)
 
 
 def _translate_loaded(order: LayerOrder, module: nn.Module, state_dict, prefix: str, *args) -> None:
-    _translate(order, state_dict, prefix, inverse=False)
+    translate(order, state_dict, prefix, inverse=False)
 
 
-def _translate(order: LayerOrder, state_dict, prefix: str, inverse: bool) -> None:
+def translate(order: LayerOrder, state_dict: dict[str, Tensor], prefix: str, inverse: bool) -> None:
+    """Reorder, in the dictionary, a layer's tensors, whose names begin with the prefix."""
     for key in [key for key in state_dict if key.startswith(prefix)]:
         state_dict[key] = _permuted(key[len(prefix) :], state_dict[key], order, inverse)
 

@@ -14,7 +14,7 @@ from yopo_train.models import family_of, load_base
 from yopo_train.models.offload import is_dispatched
 from yopo_train.models.quantization import Quantization
 from yopo_train.plan import PruningPlan
-from yopo_train.pruning import active_plan, prune
+from yopo_train.pruning import active_plan, prune, to_base_order, to_plan_order
 from yopo_train.recovery.adapter import attach_lora
 from yopo_train.recovery.distillation import make_loss
 from yopo_train.recovery.freezing import Part, train_all_but
@@ -245,10 +245,20 @@ class YopoModule(LightningModule):
     test_step = predict_step = validation_step
 
     # -- checkpoints: primitives and tensors only, so that they load with weights_only -------------------------------
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """What a checkpoint keeps: the trained weights, in the base's own order of heads and channels."""
+        return self.in_base_order({name: weight.detach() for name, weight in self.trainable().items()})
+
+    def in_base_order(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Trained weights, by the names that they have here, as they stand in the base; the plan's order is left."""
+        return to_base_order(self.model, weights, prefix="model.")
+
+    def in_plan_order(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The other way round."""
+        return to_plan_order(self.model, weights, prefix="model.")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trainable weights, and what they belong to."""
-        names = self.trainable()
-        checkpoint["state_dict"] = {name: w for name, w in checkpoint["state_dict"].items() if name in names}
+        """Say what the weights belong to."""
         checkpoint["yopo"] = self._identity()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -259,7 +269,8 @@ class YopoModule(LightningModule):
         UserError
             Another base, plan or tuning, or other weights; names the first difference.
         """
-        there, here = checkpoint.get("yopo", {}), self._identity()
+        here = self._identity()
+        there = {"backend": here["backend"]} | checkpoint.get("yopo", {})  # older ones do not say
         for name in here:
             if there.get(name) != here[name]:
                 raise UserError(f"the checkpoint was made with {name} {there.get(name)!r}, expected {here[name]!r}")
@@ -273,6 +284,9 @@ class YopoModule(LightningModule):
         """What a checkpoint belongs to: numbers and texts by name."""
         plan = active_plan(self.model)
         kinds = {"base": self.base, "plan": plan.id if plan is not None else None, "tuning": self.tuning}
+        kinds["backend"] = (
+            self.backend if plan is not None else None
+        )  # moments stand in its order of heads and channels
         kinds |= {"loss": self.loss, "freeze": sorted(self.freeze_parts), "quantization": self.quantization}
         sections = {"lora": self.lora_options} if self.tuning == "lora" else {}
         sections |= {"distillation": self.distillation} if self.has_teacher else {}

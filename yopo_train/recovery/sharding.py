@@ -50,7 +50,9 @@ class FSDP2(ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Tensor]:
         """The trained weights in one piece, on the first process."""
-        return whole_weights(self.lightning_module, trained_only=True)
+        module = self.lightning_module
+        whole = {name: _whole(weight) for name, weight in module.trainable().items()}
+        return module.in_base_order(whole) if is_first_rank() else {}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """All of an optimizer's state in one piece, on the first process, under the numbers that it has with DDP."""
@@ -67,9 +69,9 @@ class FSDP2(ModelParallelStrategy):
         return super(ModelParallelStrategy, self).load_checkpoint(checkpoint_path, weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        weights = dict(self.lightning_module.named_parameters())
+        weights = self.lightning_module.trainable()
         with torch.no_grad():
-            for name, value in checkpoint["state_dict"].items():
+            for name, value in self.lightning_module.in_plan_order(checkpoint["state_dict"]).items():
                 weights[name].copy_(_part(value, weights[name]))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:

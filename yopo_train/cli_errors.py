@@ -98,12 +98,12 @@ def known_error(error: Exception) -> UserError | None:
 def class_error(error: Exception) -> Exception:
     """What to say of a class in the configuration, a logger or a callback, that cannot be made; else the same error."""
     found = re.search(r"Problem with given class_path '([^']+)':\s*(.+)", str(error))
-    found = found or re.search(r"Given value: \[Namespace\(class_path='([^']+)'", str(error))
+    found = found or re.search(r"Given value: \[?Namespace\(class_path='([^']+)'", str(error))
     if found is None or find_user_error(error) is not None:
         return error
-    if found.lastindex == 1:  # of a list of classes
-        first = re.search(r"Errors:\s+- (.+)", str(error))
-        return UserError(f"{found[1]}: {first[1] if first else 'cannot be made'}")
+    if found.lastindex == 1:  # in a list of classes, or where a name could stand as well
+        reasons = re.findall(r"^\s*- (?!Expected a <class)(.+)", str(error), re.MULTILINE)
+        return UserError(f"{found[1]}: {reasons[0] if reasons else 'cannot be made'}")
     return UserError(f"{found[1]}: {found[2].strip()}")
 
 
@@ -125,13 +125,14 @@ def _unknown_key(message: str) -> str:
     lora = re.search(r"\blora\.(\w+)", message)
     reason = f": {REFUSED[lora[1]]}" if lora is not None and lora[1] in REFUSED else ""
     if unknown is not None:
-        return f"unknown key {unknown[1] or _full(unknown[2], anything=True)}{reason}"
+        # jsonargparse gives the second without the place that it stands in
+        return f"unknown key {unknown[1] or unknown[2] + ' in model.pruning or in the init_args of a class'}{reason}"
     return re.sub(r"\b(fit|calibrate|plan|curves|validate|test|predict|data_check)\.(?=\w)", "", message) + reason
 
 
-def _full(key: str, anything: bool = False) -> str:
+def _full(key: str) -> str:
     """jsonargparse names keys of the section model.pruning, which may be null, without their section."""
-    inside = anything or key in {item.name for item in fields(PlanConfig)}
+    inside = key in {item.name for item in fields(PlanConfig)}
     return f"model.pruning.{key}" if inside and "." not in key else key
 
 

@@ -62,6 +62,12 @@ def fake_scontrol(folder: Path) -> None:
     file.chmod(0o755)
 
 
+def copied(place: Path, to: Path) -> Path:
+    """A folder of its own with the same configuration."""
+    (to / "config.yaml").write_text((place / "config.yaml").read_text())
+    return to
+
+
 def run(name: str, by: str, place: Path, *more: str, folder: str | None = None, signals: list = []) -> dict:  # noqa: B006
     """A run for ``launched.py``."""
     nodes = ["--trainer.devices=2"] if by == "one node" else ["--trainer.num_nodes=2", "--trainer.devices=1"]
@@ -132,11 +138,19 @@ def test_nodes_and_slurm_are_two_processes_like_any(place):
 
 
 @pytest.mark.slow
-def test_fsdp2_trains_as_ddp_does_and_goes_on_after_a_kill(place):
-    sharded = ["--config", FSDP2, "--model.loss=ce+kd"]
+@pytest.mark.parametrize("strategy", ["FSDP2", "DeepSpeed"])
+def test_a_sharded_training_is_ddps_and_goes_on_after_a_kill(strategy, place, tmp_path):
+    """Under a plan; with DeepSpeed, for which Lightning wants GPUs, as the tests run it without any."""
+    if strategy == "DeepSpeed":
+        pytest.importorskip("deepspeed")
+    on_cpu = ["--trainer.strategy.class_path=zero_on_cpu.DeepSpeedOnCpu"]
+    settings = ["--config", FSDP2] if strategy == "FSDP2" else on_cpu
+    common = ["--model.loss=ce+kd", "--model.pruning.preset=paper-25", "--data.calibration_samples=4"]
+    common += ["--trainer.accumulate_grad_batches=2", "--trainer.gradient_clip_val=1"]
+    sharded, place = [*common, *settings], copied(place, tmp_path)
     codes = launched(
         place,
-        run("ddp", "one node", place, "--model.loss=ce+kd"),
+        run("ddp", "one node", place, *common),
         run("whole", "one node", place, *sharded),
         run("killed", "one node", place, *sharded, folder="again", signals=[[3, "SIGKILL", [1]]]),
         run("again", "one node", place, *sharded),

@@ -1,7 +1,8 @@
-"""Configurations that shard the training: FSDP2 on one gloo rank; DeepSpeed where it is not installed."""
+"""Configurations that shard the training: FSDP2 on one gloo rank; DeepSpeed without a GPU."""
 
 import csv
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from yopo_train.cli import main
 from yopo_train.pipeline import stages
 
+HAS_DEEPSPEED = find_spec("deepspeed") is not None
 STRATEGIES = Path(__file__).parents[2] / "configs" / "strategies"
 
 
@@ -48,8 +50,16 @@ SHARDED = ["--config", str(STRATEGIES / "fsdp2.yaml")]
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
-        (["--config", str(STRATEGIES / "deepspeed.yaml")], "you must have DeepSpeed installed"),
-        (["--trainer.strategy=fsdp"], "trainer.strategy is fsdp, expected ddp, deepspeed, or FSDP2"),
+        (
+            ["--config", str(STRATEGIES / "deepspeed.yaml")],
+            "DeepSpeed, which needs NVIDIA GPUs" if HAS_DEEPSPEED else "pip install -U deepspeed",
+        ),
+        (["--trainer.strategy=fsdp"], "trainer.strategy is fsdp, expected ddp, or FSDP2 or DeepSpeed"),
+        (["--trainer.strategy=deepspeed_stage_3"], "trainer.strategy is deepspeed_stage_3, expected ddp, or FSDP2"),
+        (
+            ["--config", str(STRATEGIES / "fsdp2.yaml"), "--trainer.strategy.init_args.stage=3"],
+            "unknown key stage in model.pruning or in the init_args of a class",
+        ),
         ([*SHARDED, "--trainer.limit_val_batches=null"], "trainer.limit_val_batches is None, expected 0: FSDP2"),
         (
             [*SHARDED, "--evaluation.benchmarks=[pope]", "--evaluation.every_n_steps=2"],

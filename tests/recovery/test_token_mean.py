@@ -47,12 +47,6 @@ def test_tokens_of_all_batches_weigh_the_same(averaged_over):
         weight.grad = None
 
 
-def test_batches_that_nobody_can_weigh_afterwards_have_means_of_their_own():
-    weight, mean = torch.tensor(1.0, requires_grad=True), TokenMean()
-    losses = [mean.add(sums(weight, value, tokens), whole_step=True).item() for value, tokens in ((6.0, 2), (30.0, 5))]
-    assert losses == [3.0, 6.0] and float(mean.means["loss"]) == 6.0
-
-
 def test_a_batch_without_any_label():
     model, mean = attach_lora(toy_llava(layers=2), LoraOptions(r=2)), TokenMean()
     loss = mean.add(cross_entropy(model, labelled_batch(labels=(0, 0))))

@@ -78,7 +78,7 @@ class Context:
             return
         processes = self.trainers.check()
         if self.trains:
-            self.trainers.check_training(self.evaluation.names_in_training)
+            self.trainers.check_training(self.evaluation.names_in_training, self.module.optimizer_options.name)
         self._check_placement(processes)
         self.module.load()
         self.data.processor = self.module.processor

@@ -24,6 +24,7 @@ from yopo_train.ranks import of_first_rank, on_first_rank, wait_for_all
 from yopo_train.recovery import save_adapter
 from yopo_train.recovery.freezing import may_be_unused
 from yopo_train.recovery.sharding import is_sharded, whole_weights
+from yopo_train.recovery.zero import DeepSpeed
 from yopo_train.run_folder import RunFolder, new_folder
 
 BENCH_REPEATS, BENCH_BATCH = 10, 8
@@ -182,7 +183,8 @@ def train(context: Context) -> str:
     trainer.fit(module, datamodule=context.data, ckpt_path=checkpoint)
     # weights that are saved in another type are read back: what is scored is what is there to be used
     sharded = is_sharded(module.model)
-    context.tuned = (module.tuning == "lora" or module.save_dtype is None) and not sharded
+    changed = sharded or isinstance(trainer.strategy, DeepSpeed)  # which leaves it in the type that it computed in
+    context.tuned = (module.tuning == "lora" or module.save_dtype is None) and not changed
     module.model.eval()
     under = active_plan(module.model)
     result = {
@@ -197,8 +199,8 @@ def train(context: Context) -> str:
     context.forget(*TUNED_SCORES)  # of a training that was here before
     weights = whole_weights(module.model, module.tuning == "lora") if sharded else None
     on_first_rank(lambda: save_tuned(context, weights))
-    if sharded:
-        module.model = None  # what comes next needs all of it: it is loaded again
+    if changed:
+        module.model = None  # what comes next needs all of it, in the base's own type: it is loaded again
     return f"{result['steps']} steps, saved in {run.adapter if module.tuning == 'lora' else run.model}"
 
 

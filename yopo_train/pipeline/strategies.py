@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from yopo_train.errors import UserError
 from yopo_train.recovery.sharding import FSDP2
+from yopo_train.recovery.zero import DeepSpeed
+
+ZERO_PRECISIONS = ("32-true", "bf16-mixed")
+"""What DeepSpeed was run with: float16 has a loss scale that no checkpoint of ours keeps for it."""
 
 
 def for_reading(strategy: Any) -> dict[str, str]:
@@ -27,12 +30,13 @@ def for_reading(strategy: Any) -> dict[str, str]:
         It shards in a way that is not supported.
     """
     name = strategy if isinstance(strategy, str) else ""
-    if name.startswith("fsdp") or isinstance(strategy, FSDPStrategy):
-        raise _refused(name or "FSDPStrategy")
-    if isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, FSDP2):
+    if name.startswith(("fsdp", "deepspeed")):
+        raise _refused(name)
+    if isinstance(strategy, FSDP2 | DeepSpeed):
+        return {"strategy": "ddp"}
+    if isinstance(strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
         raise _refused(type(strategy).__name__)
-    shards = name.startswith("deepspeed") or isinstance(strategy, FSDP2 | DeepSpeedStrategy)
-    return {"strategy": "ddp"} if shards else {}
+    return {}
 
 
 def check_processes(trainer: Trainer) -> None:
@@ -62,19 +66,48 @@ def check_processes(trainer: Trainer) -> None:
             raise UserError(f"section trainer: {' '.join(str(error).split())}") from None
 
 
-def check_strategy(strategy: Strategy, limit_val_batches: Any, benchmarks: Sequence[str]) -> None:
+def check_strategy(trainer: Trainer, limit_val_batches: Any, benchmarks: Sequence[str], optimizer: str) -> None:
     """Refuse what a strategy cannot have in a training.
+
+    Parameters
+    ----------
+    trainer
+        One that would train.
+    limit_val_batches
+        As configured.
+    benchmarks
+        What is to be scored meanwhile.
+    optimizer
+        Its name.
 
     Raises
     ------
     UserError
-        DeepSpeed without a GPU. Or answers that processes with shards of the model would generate: as they differ in
-        length, one would wait for another's shards forever.
+        The first that it cannot have.
     """
-    if isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy.accelerator, CUDAAccelerator):
+    if isinstance(trainer.strategy, DeepSpeed):
+        _check_deepspeed(trainer, optimizer)
+    if isinstance(trainer.strategy, FSDP2):
+        _check_fsdp2(limit_val_batches, benchmarks)
+
+
+def _check_deepspeed(trainer: Trainer, optimizer: str) -> None:
+    if not isinstance(trainer.accelerator, trainer.strategy.runs_on):
         raise UserError("trainer.strategy is DeepSpeed, which needs NVIDIA GPUs: expected ddp or FSDP2 without any")
-    if not isinstance(strategy, FSDP2):
-        return
+    if trainer.precision not in ZERO_PRECISIONS:
+        expected = " or ".join(ZERO_PRECISIONS)
+        raise UserError(f"trainer.precision is {trainer.precision}, expected {expected} with DeepSpeed")
+    if trainer.gradient_clip_algorithm not in (None, "norm"):
+        found = str(trainer.gradient_clip_algorithm.value)
+        raise UserError(f"trainer.gradient_clip_algorithm is {found}, expected norm with DeepSpeed")
+    if optimizer != "adamw":
+        raise UserError(
+            f"model.optimizer.name is {optimizer}, expected adamw with DeepSpeed, which makes vectors of all weights"
+        )
+
+
+def _check_fsdp2(limit_val_batches: Any, benchmarks: Sequence[str]) -> None:
+    """Answers that processes with shards of the model would generate differ in length: one would wait forever."""
     if limit_val_batches != 0:
         raise UserError(
             f"trainer.limit_val_batches is {limit_val_batches}, expected 0: FSDP2 has no scores in training"
@@ -86,4 +119,5 @@ def check_strategy(strategy: Strategy, limit_val_batches: Any, benchmarks: Seque
 
 
 def _refused(found: str) -> UserError:
-    return UserError(f"trainer.strategy is {found}, expected ddp, deepspeed, or FSDP2 (configs/strategies/fsdp2.yaml)")
+    files = "FSDP2 or DeepSpeed as configs/strategies/fsdp2.yaml and deepspeed.yaml have them"
+    return UserError(f"trainer.strategy is {found}, expected ddp, or {files}")

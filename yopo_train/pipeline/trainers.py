@@ -96,23 +96,25 @@ class TrainerFactory:
         check_processes(trainer)
         return trainer.world_size
 
-    def check_training(self, benchmarks: Sequence[str]) -> None:
+    def check_training(self, benchmarks: Sequence[str], optimizer: str) -> None:
         """Make a trainer that trains, with its own strategy, and throw it away.
 
         Parameters
         ----------
         benchmarks
             What is to be scored meanwhile.
+        optimizer
+            Its name.
 
         Raises
         ------
         UserError
-            Lightning refuses the strategy, or it cannot have the scores or the device; or nothing would be learned.
+            Lightning refuses the strategy, or it cannot have what is asked for; or nothing would be learned.
         """
         if self.settings.get("limit_train_batches") == 0:
             raise UserError("trainer.limit_train_batches is 0, expected at least one batch, or null for all of them")
-        strategy = self._make("check", [], logger=False, enable_checkpointing=False).strategy
-        check_strategy(strategy, self.settings.get("limit_val_batches"), benchmarks)
+        trainer = self._make("check", [], logger=False, enable_checkpointing=False)
+        check_strategy(trainer, self.settings.get("limit_val_batches"), benchmarks, optimizer)
 
     def for_reading(self, name: str, *callbacks: Callback) -> Trainer:
         """A trainer that validates, tests or predicts.

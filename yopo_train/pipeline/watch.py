@@ -17,6 +17,7 @@ from yopo_train.errors import UserError
 from yopo_train.models.prompt import real_tokens, visual_mask
 from yopo_train.ranks import of_all_ranks
 from yopo_train.recovery import YopoModule
+from yopo_train.recovery.zero import DeepSpeed
 
 SMOOTHING = 0.9
 """Weight of the past in the running mean of the loss: about the last ten steps."""
@@ -100,6 +101,8 @@ class Watch(Callback):
     def _look(self, trainer: Trainer, loss: Tensor, gradients: list[Tensor]) -> None:
         """Before each update: loss and gradients are of all processes and all accumulated batches."""
         self._norm = _norm(gradients, loss.device)
+        if isinstance(trainer.strategy, DeepSpeed):  # has parts of them
+            self._norm = trainer.strategy.reduce(self._norm**2, reduce_op="sum").sqrt()
         self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # the scheduler changes it before the step is logged
         self._open.append((trainer.global_step, self._rows, torch.stack([loss, self._norm])))
         self._rows = []
@@ -175,9 +178,7 @@ class Watch(Callback):
 
 
 def _norm(gradients: list[Tensor], device: torch.device) -> Tensor:
-    """Norm of all gradients together, before clipping; 0 where a strategy keeps them to itself."""
-    if not gradients:
-        return torch.zeros((), device=device)
+    """Norm of all gradients together, before clipping."""
     norm = torch.nn.utils.get_total_norm(gradients)
     return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).to(device, torch.float32)
 

@@ -24,6 +24,7 @@ from yopo_train.recovery.options import DistillationOptions, OptimizerOptions
 from yopo_train.recovery.sharding import FSDP2, shard
 from yopo_train.recovery.token_mean import TokenMean
 from yopo_train.recovery.tuning import check_tuning
+from yopo_train.recovery.zero import DeepSpeed
 
 
 class YopoModule(LightningModule):
@@ -219,12 +220,14 @@ class YopoModule(LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Mean loss over the answers' tokens of all processes."""
         sums = self.objective(self.model, batch)
-        return self._mean.add(sums, whole_step=self.trainer.strategy.handles_gradient_accumulation)
+        return self._mean.add(sums)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [weight.grad for weight in self.trainable().values() if weight.grad is not None]
-        if not self.trainer.strategy.handles_gradient_accumulation:
-            self._mean.settle(gradients, self.trainer.accumulate_grad_batches)
+        if isinstance(self.trainer.strategy, DeepSpeed):
+            gradients = self.trainer.strategy.own_gradients()
+        else:
+            gradients = [weight.grad for weight in self.trainable().values() if weight.grad is not None]
+        self._mean.settle(gradients, self.trainer.accumulate_grad_batches)
         for name, value in self._mean.means.items():
             self.log(f"train/{name}", value)
         for look in self.watchers:

@@ -29,21 +29,15 @@ class TokenMean:
         self._tokens = torch.zeros(())
         self._batches = 0
 
-    def add(self, sums: TokenSums, whole_step: bool = False) -> Tensor:
-        """A batch's loss to call ``backward`` on.
-
-        Parameters
-        ----------
-        whole_step
-            The batch is averaged by itself, whatever is accumulated: where nobody can reach the gradients in between.
-        """
+    def add(self, sums: TokenSums) -> Tensor:
+        """A batch's loss to call ``backward`` on."""
         named = {"tokens": sums.tokens, "loss": sums.total.detach(), **sums.parts}
         together = torch.stack([number.float() for number in named.values()])
         _, world = rank_and_world()
         if world > 1:
             dist.all_reduce(together)
         found = dict(zip(named, together.unbind(), strict=True))
-        if self._first is None or whole_step:
+        if self._first is None:
             self._first, self._batches = found["tokens"].clamp(min=1), 0
             self._sums = dict.fromkeys(found, 0.0)
         self._sums = {name: self._sums[name] + value for name, value in found.items()}

@@ -1,6 +1,5 @@
 """The command on two processes that torchrun or SLURM start, on one node or two, ended by signals and started again."""
 
-import csv
 import json
 import os
 import signal
@@ -11,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from fake_slurm import fake_scontrol, in_slurm
 from safetensors.torch import load_file
 from toy_resume import At, train
+from written import adapter, losses, step_of
 
 from yopo_train.pipeline.signals import terminable
-from yopo_train.run_folder import RunFolder
 
 HERE = Path(__file__).parent
 FSDP2 = str(HERE.parents[1] / "configs" / "strategies" / "fsdp2.yaml")
@@ -54,14 +54,6 @@ def place(tiny_vlm, questions, tmp_path_factory) -> Path:
     return folder
 
 
-def fake_scontrol(folder: Path) -> None:
-    """Writes what it is asked for into ``scontrol.log`` in the folder; it is in ``bin``."""
-    file = folder / "bin" / "scontrol"
-    file.parent.mkdir()
-    file.write_text(f'#!/bin/sh\necho "$@" >> {folder}/scontrol.log\n')
-    file.chmod(0o755)
-
-
 def copied(place: Path, to: Path) -> Path:
     """A folder of its own with the same configuration."""
     (to / "config.yaml").write_text((place / "config.yaml").read_text())
@@ -88,25 +80,12 @@ def printed(place: Path, name: str) -> str:
     return "".join((place / f"{name}.{rank}.log").read_text() for rank in (0, 1))
 
 
-def losses(folder: Path) -> list[str]:
-    with (folder / "logs" / "metrics.csv").open() as file:
-        return [row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]]
-
-
-def adapter(folder: Path) -> bytes:
-    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
-
-
 @pytest.mark.parametrize(
     ("more", "job"), [({}, "4711"), ({"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3")]
 )
 def test_a_slurm_job_whose_time_is_over_is_queued_again(more, job, tmp_path, monkeypatch):
     """The signal comes in the middle of a step. All later stages would load a checkpoint that Lightning had made."""
-    fake_scontrol(tmp_path)
-    task = {"NTASKS": "1", "NTASKS_PER_NODE": "1", "JOB_ID": "4711", "JOB_NAME": "recover", "PROCID": "0"}
-    variables = {f"SLURM_{name}": value for name, value in (task | {"LOCALID": "0", "NODEID": "0"}).items()}
-    for name, value in (variables | more | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}).items():
-        monkeypatch.setenv(name, value)
+    in_slurm(tmp_path, monkeypatch, more)
     before = signal.getsignal(signal.SIGUSR1)
     told = At("on_after_backward", 2, lambda: os.kill(os.getpid(), signal.SIGUSR1))
     with terminable():
@@ -114,8 +93,7 @@ def test_a_slurm_job_whose_time_is_over_is_queued_again(more, job, tmp_path, mon
     assert signal.getsignal(signal.SIGUSR1) == before
     assert (tmp_path / "scontrol.log").read_text() == f"requeue {job}\n"
     assert not list((tmp_path / "run").rglob("hpc_ckpt*"))
-    checkpoint = RunFolder(tmp_path / "run").last_checkpoint
-    assert torch.load(checkpoint, weights_only=True)["global_step"] == 3  # then it goes on until it is ended
+    assert step_of(tmp_path / "run") == 3  # then it goes on until it is ended
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from toy_resume import At, course, logged, toy_module, train, weights
+from written import step_of
 
 from yopo_train.errors import UserError
 from yopo_train.run_folder import RunFolder
@@ -27,10 +28,6 @@ def raising(error: type[BaseException]):
 
 def sending(number: int):
     return lambda: os.kill(os.getpid(), number)
-
-
-def step_of(folder: Path) -> int:
-    return torch.load(RunFolder(folder).last_checkpoint, weights_only=True)["global_step"]
 
 
 @pytest.fixture(scope="module")

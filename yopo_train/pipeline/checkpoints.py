@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from yopo_train.errors import UserError
 from yopo_train.pipeline.signals import Signals, spare_workers
 from yopo_train.pipeline.watch import TrainingStopped
+from yopo_train.recovery.checkpoint_file import NotWritten
 from yopo_train.recovery.checkpoint_state import ExactResume
 from yopo_train.run_folder import RunFolder
 
@@ -78,31 +79,28 @@ class LastCheckpoint(Checkpoint):
         self._signals.watch(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        number = self._received(trainer)
-        if number or (self._is_due(trainer) and not self.state.owes_validation):
+        if self._is_due(trainer) and not self.state.owes_validation:
             self._save(trainer)
-        if number:
-            self._signals.act(number)
+        self._answer(trainer)
+
+    def on_validation_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._answer(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Only alone: ranks may have different numbers of batches here, and none may wait for another."""
-        if trainer.state.fn == TrainerFn.FITTING and trainer.world_size == 1 and self._signals.received:
-            self._save(trainer)
-            self._signals.act(self._signals.received)
+        if trainer.state.fn == TrainerFn.FITTING and trainer.world_size == 1:
+            self._answer(trainer)
 
     def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
         if trainer.state.fn == TrainerFn.FITTING and self._is_due(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, *args: Any) -> None:
-        number = self._received(trainer)
-        if number or self.options.wanted:
-            self._save(trainer)
-        try:
-            if number:
-                self._signals.act(number)
-        finally:
-            self._signals.leave()
+        if self.options.wanted:
+            self._try_to_save(trainer)
+        self._answer(trainer)
+        self._signals.hand_on()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the last whole step; not of several processes, of which perhaps only this one is in trouble."""
@@ -132,17 +130,26 @@ class LastCheckpoint(Checkpoint):
         number = torch.tensor(self._signals.received, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(number, reduce_op="max"))
 
-    def _save(self, trainer: Trainer) -> None:
-        """Write the checkpoint, unless it is there or nothing whole can be said.
+    def _answer(self, trainer: Trainer) -> None:
+        """Save and do what a signal asks for, on all ranks; another one may come meanwhile."""
+        while number := self._received(trainer):
+            self._try_to_save(trainer)
+            self._signals.act(number)
 
-        The last step's waits for the validation that follows it: a training that is resumed after all its steps ends at
-        once.
-        """
-        finished = self.state.step == trainer.max_steps and self.state.owes_validation
-        if self.state.step == self._saved or self.state.updating or finished or trainer.fast_dev_run:
+    def _save(self, trainer: Trainer) -> None:
+        """Write the checkpoint, unless it is there or nothing whole can be said."""
+        if self.state.step == self._saved or self.state.updating or trainer.fast_dev_run:
             return
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved, self._clock = self.state.step, time.monotonic()
+
+    def _try_to_save(self, trainer: Trainer) -> None:
+        """`_save`, where no step follows: a disk without room for a checkpoint must not cost the training's result."""
+        try:
+            self._save(trainer)
+        except NotWritten as error:
+            trainer.strategy.barrier("Trainer.save_checkpoint")  # which the other ranks are in
+            rank_zero_warn(f"no checkpoint of step {self.state.step}: {error}")
 
 
 def check_checkpoint(run: RunFolder, wanted: str) -> None:

@@ -53,9 +53,9 @@ class MetricsFile(CSVLogger):
             self._experiment = _ContinuedFile(log_dir=self.log_dir)
         return self._experiment
 
-    def rewind(self, step: int) -> None:
-        """Take out what a training wrote from this step on: it is done again from there."""
-        self.experiment.rewind(step)
+    def rewind(self, step: int, validates: bool = False) -> None:
+        """Take out what a training wrote that goes on after so many steps; ``validates``: first by its last validation."""
+        self.experiment.rewind(step, validates)
 
 
 class _ContinuedFile(ExperimentWriter):
@@ -67,10 +67,10 @@ class _ContinuedFile(ExperimentWriter):
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         self._write(self._rows(), fieldnames)
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, validates: bool) -> None:
         if self._fs.isfile(self.metrics_file_path):
             rows = self._rows()
-            kept = [row for row in rows if int(row["step"]) < step or not _is_of_training(row)]
+            kept = [row for row in rows if not (_is_of_training(row) and _is_done_again(row, step, validates))]
             if kept != rows or not self._ends_well():
                 self._write(kept, self.metrics_keys)
 
@@ -96,7 +96,7 @@ class _ContinuedFile(ExperimentWriter):
 class EventFiles(TensorBoardLogger):
     """TensorBoard events, those of steps that are done again marked as outdated."""
 
-    def rewind(self, step: int) -> None:
+    def rewind(self, step: int, validates: bool = False) -> None:
         """Have TensorBoard leave out what earlier files say of steps from this one on."""
         files = os.listdir(self.log_dir) if os.path.isdir(self.log_dir) else []
         if not step or not any(name.startswith("events.out.tfevents") for name in files):
@@ -106,6 +106,17 @@ class EventFiles(TensorBoardLogger):
         self._experiment, self._kwargs = None, self._kwargs | {"purge_step": step}
         self.experiment.flush()
         self._kwargs = {name: value for name, value in self._kwargs.items() if name != "purge_step"}
+
+
+def _is_done_again(row: dict[str, str], step: int, validates: bool) -> bool:
+    """Whether a training that goes on after so many steps writes the row again.
+
+    Steps are counted from 0, and a validation has the number of the step before it; benchmarks that of steps done.
+    """
+    kinds, number = {name.split("/")[0] for name, value in row.items() if value}, int(row["step"])
+    if "bench" in kinds:
+        return number > step
+    return number >= step or (validates and number == step - 1 and "val" in kinds)
 
 
 def _is_of_training(row: dict[str, str]) -> bool:

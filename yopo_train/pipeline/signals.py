@@ -104,14 +104,21 @@ class Signals:
             signal.signal(number, handler)
         self._former = {}
 
+    def hand_on(self) -> None:
+        """`leave`; who has the signals then hears of one that came too late to be acted on."""
+        self.leave()
+        number, self.received = self.received, 0
+        if number:
+            signal.raise_signal(number)
+
     def act(self, number: int) -> None:
         """What the signal asks for, now that everything is saved."""
+        if self.received == number:
+            self.received = 0
         if number == signal.SIGTERM:
             raise SIGTERMException
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.received == number:
-            self.received = 0
         former = self._former.get(number)
         (former if callable(former) else requeue)(number, None)  # the training goes on until SLURM ends it
 

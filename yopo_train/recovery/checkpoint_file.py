@@ -11,6 +11,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from yopo_train.errors import UserError, first_line
 
 
+class NotWritten(UserError):
+    """A checkpoint's file cannot be written; the process that writes it is the only one that knows."""
+
+
 class WholeFile(TorchCheckpointIO):
     """Writes under a temporary name beside the file, brings it to the disk, and only then gives it its name.
 
@@ -24,7 +28,7 @@ class WholeFile(TorchCheckpointIO):
 
         Raises
         ------
-        UserError
+        NotWritten
             It cannot be written; what was there is still there.
         """
         if not _is_local_file_protocol(str(path)):
@@ -41,7 +45,7 @@ class WholeFile(TorchCheckpointIO):
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # a full disk is the second in torch's words
             reason = getattr(error, "strerror", None) or first_line(error)
-            raise UserError(f"{path}: the checkpoint cannot be written: {reason}") from error
+            raise NotWritten(f"{path}: the checkpoint cannot be written: {reason}") from error
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -59,7 +59,7 @@ class ExactResume(Callback):
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 if hasattr(logger, "rewind"):
-                    logger.rewind(self.step)
+                    logger.rewind(self.step, self.owes_validation)
         if self.owes_validation:
             self._validate(trainer)
 
@@ -89,6 +89,18 @@ class ExactResume(Callback):
             "random": self._random,
             "validation_due": validation_due,
         }
+
+    def _validate_though_finished(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """One that goes on after its last step ends at once, without its start: do what is owed all the same."""
+        loop = trainer.fit_loop
+        run = loop.run
+
+        def whole() -> None:
+            run()
+            if self.owes_validation:
+                self.on_train_start(trainer, pl_module)
+
+        loop.run = whole  # of this one trainer
 
     # -- in checkpoints -----------------------------------------------------------------------------------------------
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -136,6 +148,8 @@ class ExactResume(Callback):
             "random": self._random,
             "validation_due": state["validation_due"],
         }
+        if self.owes_validation:
+            self._validate_though_finished(trainer, pl_module)
 
     @staticmethod
     def _validate(trainer: Trainer) -> None:

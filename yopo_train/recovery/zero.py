@@ -3,7 +3,7 @@
 Only training is so. The stages that read (calibration, scores) are as with DDP.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import count
@@ -74,7 +74,9 @@ class DeepSpeed(DeepSpeedStrategy):
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Optimizer, lr_scheduler: Any = None) -> Any:
         numbers = count()
         self._groups = [{weight: next(numbers) for weight in group["params"]} for group in optimizer.param_groups]
-        return super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+        engine, zero = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+        _send_in_one_order(zero, [*self.lightning_module.trainable().values()])
+        return engine, zero
 
     def pre_backward(self, closure_loss: Tensor) -> None:
         super().pre_backward(closure_loss)
@@ -173,6 +175,34 @@ class DeepSpeed(DeepSpeedStrategy):
         """Have DeepSpeed find each weight's moments: by itself it does so when only the first group's are there."""
         self._zero._hp_optimizer_states_linked = False
         self._zero._lazy_init_hp_params_optimizer_state()
+
+
+def _send_in_one_order(zero: Any, weights: Sequence[nn.Parameter]) -> None:
+    """Have DeepSpeed's optimizer send gradients from the last weight to the first, as DDP does, and zeros for none.
+
+    By itself it sends them as they come, and none where none comes: with images in one process's batch only, sums would
+    be of the gradients of different weights.
+    """
+    group_of = {weight: number for number, group in enumerate(zero.bit16_groups) for weight in group}
+    send, end = zero.process_gradients, zero.overlapping_partition_gradients_reduce_epilogue
+    left, there = list(weights), set()
+
+    def comes(weight: nn.Parameter, group: int) -> None:
+        there.add(weight)
+        while left and left[-1] in there:
+            send(left[-1], group_of[left.pop()])
+
+    def ends() -> None:
+        while left:
+            weight = left.pop()
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            send(weight, group_of[weight])
+        left.extend(weights)
+        there.clear()
+        end()
+
+    zero.process_gradients, zero.overlapping_partition_gradients_reduce_epilogue = comes, ends
 
 
 def _kept(whole: Tensor) -> Tensor | None:

@@ -2,11 +2,14 @@
 
 import io
 import re
+import shutil
 
 import pytest
+import yaml
 from PIL import Image
 
 from yopo_train.cli import main
+from yopo_train.data.collate import EvalCollator
 from yopo_train.hub.chat import talk
 from yopo_train.hub.conversation import Conversation, open_image
 from yopo_train.hub.load import load
@@ -31,6 +34,24 @@ def test_one_question(run, picture, capsys):
     assert capsys.readouterr().out == out  # greedy
     assert main(["chat", "--model", str(run), "--dense", *arguments]) == 0
     assert "plan " not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("data", "seen"), [({"letterbox": True}, (60, 60)), ({"max_pixels": 900}, (42, 21)), ({}, (60, 30))]
+)
+def test_images_are_sized_as_in_the_run(data, seen, published, tiny_vlm, tmp_path, monkeypatch):
+    folder = shutil.copytree(published, tmp_path / "pulled")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["data"] |= data
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    Image.new("RGB", (60, 30), "red").save(tmp_path / "wide.png")
+    sizes, collate = [], EvalCollator.__call__
+    monkeypatch.setattr(
+        EvalCollator, "__call__", lambda self, rows: (sizes.append(rows[0]["images"][0].size), collate(self, rows))[1]
+    )
+    arguments = ["--image", str(tmp_path / "wide.png"), "--prompt", "What?", "--max_new_tokens", "2"]
+    assert main(["chat", "--model", str(folder), "--base", str(tiny_vlm), *arguments]) == 0
+    assert sizes == [seen]
 
 
 def test_lines_of_a_pipe_are_turns(run, picture, capsys, monkeypatch):

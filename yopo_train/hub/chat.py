@@ -1,4 +1,4 @@
-"""``yopo-train chat``: a conversation with a model in the terminal."""
+"""``yopo-train chat``: a conversation with a model in the terminal, which sees images as it did in its run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..errors import UserError, first_line
 from ..pruning import active_plan
 from .conversation import Conversation, open_image
 from .load import load
+from .source import find
 
 HELP = "/image FILE adds an image to the next question, /new starts anew, /quit (or ctrl-D) leaves"
 
@@ -108,7 +109,7 @@ def chat(
     pictures = [open_image(path) for path in images]
     place = device_of(device)
     loaded, processor = load(model, revision, dtype, base=base, pruned=not dense)
-    conversation = Conversation(loaded.to(place), processor, max_new_tokens)
+    conversation = Conversation(loaded.to(place), processor, max_new_tokens, find(model, revision).sizing)
     if (plan := active_plan(loaded)) is not None:
         _say(plan.describe())
     if prompt is not None:

@@ -14,6 +14,7 @@ from transformers import TextStreamer
 
 from ..data.collate import EvalCollator
 from ..data.conversation import IMAGE_PLACEHOLDER
+from ..data.images import ImageSizing
 from ..errors import UserError, first_line
 from ..models import model_inputs
 from ..models.offload import entry_device, moved
@@ -86,6 +87,8 @@ class Conversation:
         As `load` gives them.
     max_new_tokens
         Longest answer.
+    sizing
+        What images are given before the processor sees them.
     messages, images
         So far; images in the order in which the messages hold their placeholders.
     """
@@ -93,11 +96,13 @@ class Conversation:
     model: Any
     processor: Any
     max_new_tokens: int = 256
+    sizing: ImageSizing = field(default_factory=ImageSizing)
     messages: list[dict[str, str]] = field(default_factory=list)
     images: list[Image.Image] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._collate = EvalCollator(self.processor)
+        self.sizing.fit_to(self.processor)
 
     def ask(self, question: str, images: Sequence[Image.Image] = ()) -> Answer:
         """Ask, print the answer while it is made, and remember both.
@@ -122,7 +127,7 @@ class Conversation:
         row = {
             "id": "chat",
             "kind": "",
-            "images": images,
+            "images": [self.sizing(image) for image in images],
             "messages": [*messages, {"role": "assistant", "content": ""}],
         }
         inputs = moved(model_inputs(self._collate([row])), entry_device(self.model))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..calibration.scores import Scores
+from ..data.images import ImageSizing
 from ..errors import UserError
 from ..plan import PruningPlan
 from ..run_folder import RunFolder
@@ -46,10 +48,19 @@ class Source:
     @property
     def is_quantized(self) -> bool:
         """Whether the run had the base in 4 or 8 bits."""
-        if self.run is None or not self.run.config.is_file():
-            return False
-        model = self.run.read_config().get("model")
-        return isinstance(model, dict) and model.get("quantization") is not None
+        return self._configured("model").get("quantization") is not None
+
+    @property
+    def sizing(self) -> ImageSizing:
+        """What the run did to images before the processor saw them."""
+        data = self._configured("data")
+        largest = data.get("max_pixels")
+        return ImageSizing(largest if isinstance(largest, int) else None, data.get("letterbox") is True)
+
+    def _configured(self, section: str) -> dict[str, Any]:
+        """A section of the run's configuration, empty where there is none."""
+        found = self.run.read_config().get(section) if self.run is not None and self.run.config.is_file() else None
+        return found if isinstance(found, dict) else {}
 
 
 def find(path: str | Path, revision: str | None = None) -> Source:

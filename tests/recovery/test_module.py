@@ -126,6 +126,7 @@ def test_a_checkpoint_holds_the_adapter_and_comes_back():
     [
         (lambda checkpoint: checkpoint["yopo"].update(plan="0" * 12), "plan"),
         (lambda checkpoint: checkpoint["yopo"].update(base="org/other"), "org/other"),
+        (lambda checkpoint: checkpoint["yopo"].update(backend="reference"), "backend 'reference', expected 'compact'"),
         (lambda checkpoint: checkpoint.pop("yopo"), "base None"),
         (lambda checkpoint: checkpoint["state_dict"].popitem(), "lora_"),
         (lambda checkpoint: checkpoint["state_dict"].update(extra=torch.zeros(2)), "extra"),

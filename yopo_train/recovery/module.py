@@ -1,7 +1,6 @@
 """The model as Lightning trains and scores it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -16,6 +15,7 @@ from yopo_train.models.quantization import Quantization
 from yopo_train.plan import PruningPlan
 from yopo_train.pruning import active_plan, prune, to_base_order, to_plan_order
 from yopo_train.recovery.adapter import attach_lora
+from yopo_train.recovery.checkpoint_identity import KEY, identity_of, refuse_other_training
 from yopo_train.recovery.distillation import make_loss
 from yopo_train.recovery.freezing import Part, train_all_but
 from yopo_train.recovery.lora_options import LoraOptions
@@ -107,6 +107,7 @@ class YopoModule(LightningModule):
         offload_folder: str | None = None,
     ) -> None:
         super().__init__()
+        self.register_load_state_dict_post_hook(_miss_trained_only)
         if plan is not None and pruning is not None:
             raise UserError(f"model.plan is {plan}, expected null beside model.pruning: give only one of the two")
         if pruning is not None:
@@ -248,9 +249,21 @@ class YopoModule(LightningModule):
     test_step = predict_step = validation_step
 
     # -- checkpoints: primitives and tensors only, so that they load with weights_only -------------------------------
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """What a checkpoint keeps: the trained weights, in the base's own order of heads and channels."""
-        return self.in_base_order({name: weight.detach() for name, weight in self.trainable().items()})
+    def state_dict(
+        self, *, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
+        """What a checkpoint keeps: the trained weights, in the base's own order of heads and channels.
+
+        The parameters are those of torch; a module around this one (an average of weights) sets them.
+        """
+        weights = self.trainable()
+        if not keep_vars:
+            weights = {name: weight.detach() for name, weight in weights.items()}
+        found = {f"{prefix}{name}": weight for name, weight in self.in_base_order(weights).items()}
+        if destination is None:
+            return found
+        destination.update(found)
+        return destination
 
     def in_base_order(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Trained weights, by the names that they have here, as they stand in the base; the plan's order is left."""
@@ -262,37 +275,14 @@ class YopoModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what the weights belong to."""
-        checkpoint["yopo"] = self._identity()
+        checkpoint[KEY] = identity_of(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another run.
+        """Refuse a checkpoint of another training: raises a ``UserError`` that names the first difference."""
+        refuse_other_training(checkpoint, self)
 
-        Raises
-        ------
-        UserError
-            Another base, plan or tuning, or other weights; names the first difference.
-        """
-        here = self._identity()
-        there = {"backend": here["backend"]} | checkpoint.get("yopo", {})  # older ones do not say
-        for name in here:
-            if there.get(name) != here[name]:
-                raise UserError(f"the checkpoint was made with {name} {there.get(name)!r}, expected {here[name]!r}")
-        found = {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
-        wanted = {name: tuple(weight.shape) for name, weight in self.trainable().items()}
-        for name in sorted(found.keys() | wanted.keys()):
-            if found.get(name) != wanted.get(name):
-                raise UserError(f"checkpoint weight {name} has shape {found.get(name)}, expected {wanted.get(name)}")
 
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint belongs to: numbers and texts by name."""
-        plan = active_plan(self.model)
-        kinds = {"base": self.base, "plan": plan.id if plan is not None else None, "tuning": self.tuning}
-        kinds["backend"] = (
-            self.backend if plan is not None else None
-        )  # moments stand in its order of heads and channels
-        kinds |= {"loss": self.loss, "freeze": sorted(self.freeze_parts), "quantization": self.quantization}
-        sections = {"lora": self.lora_options} if self.tuning == "lora" else {}
-        sections |= {"distillation": self.distillation} if self.has_teacher else {}
-        sections["optimizer"] = self.optimizer_options
-        options = {f"{name}.{key}": value for name, each in sections.items() for key, value in asdict(each).items()}
-        return kinds | {name: str(value) for name, value in options.items()}
+def _miss_trained_only(module: YopoModule, incompatible: Any) -> None:
+    """Nothing is missing of a state dict that has what `YopoModule.state_dict` gives."""
+    trained = tuple(module.trainable())
+    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name.endswith(trained)]

@@ -83,7 +83,7 @@ def pushes(monkeypatch, tmp_path):
         pushed.append((message, adapter.read_text()))
 
     def save_adapter(model, folder, base, revision, weights):
-        folder.write_text(model.text)
+        folder.write_text(weights["w"])
 
     monkeypatch.setattr("yopo_train.hub.callback.push_or_tell", push_or_tell)
     monkeypatch.setattr("yopo_train.hub.callback.save_adapter", save_adapter)
@@ -91,9 +91,14 @@ def pushes(monkeypatch, tmp_path):
     module = SimpleNamespace(model=torch.nn.Module(), base="b", revision=None)
 
     def train(best, step, rank=0):
-        module.model.text = f"weights of step {step}"
-        checkpoints = [ModelCheckpoint(), Best(best)]  # the first has no monitor
-        return SimpleNamespace(global_rank=rank, global_step=step, checkpoint_callbacks=checkpoints), module
+        trained = {"model.w": f"weights of step {step}"}
+        parts = {
+            "global_rank": rank,
+            "global_step": step,
+            "checkpoint_callbacks": [ModelCheckpoint(), Best(best)],  # the first has no monitor
+            "strategy": SimpleNamespace(lightning_module_state_dict=lambda: trained),
+        }
+        return SimpleNamespace(**parts), module
 
     return callback, train, pushed, go_on
 

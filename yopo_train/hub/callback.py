@@ -12,7 +12,6 @@ from yopo_train.errors import UserError
 from yopo_train.hub.options import HubOptions
 from yopo_train.hub.push import push_or_tell
 from yopo_train.recovery import save_adapter
-from yopo_train.recovery.sharding import is_sharded, whole_weights
 
 
 class PushBest(Callback):
@@ -56,7 +55,8 @@ class PushBest(Callback):
         found = self._news(trainer)  # the same on all ranks
         if found is None:
             return
-        weights = whole_weights(module.model, True) if is_sharded(module.model) else None  # asks all ranks
+        trained = trainer.strategy.lightning_module_state_dict()  # asks all ranks, where they have parts
+        weights = {name.removeprefix("model."): weight for name, weight in trained.items()}
         if trainer.global_rank != 0:
             return
         try:

@@ -16,6 +16,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from ports import own_port
 from toy_resume import ToyScore, course, train, weights
 
+from yopo_train.pipeline import checkpoints
 from yopo_train.pipeline.loggers import MetricsFile
 from yopo_train.pipeline.signals import TERMINATED
 from yopo_train.recovery import YopoModule
@@ -100,10 +102,12 @@ def do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     def training(run: Path, last: int | None = None, killed_rank: int = 0) -> Callable[[], int]:
         def work() -> int:
             rank = int(os.environ.get("LOCAL_RANK", 0))
+            if rank:  # the first rank's says when minutes are over
+                checkpoints.time = SimpleNamespace(monotonic=lambda: 0.0)
             clock = Clock(last if rank == killed_rank else None, number)
             clock.start()
             try:
-                module = train(run, every=2, **parallel, **job["options"])
+                module = train(run, **{"every": 2} | parallel | job["options"])
             except SIGTERMException:
                 return TERMINATED
             (run / f"weights-{rank}").write_bytes(b"".join(w.numpy().tobytes() for w in weights(module).values()))

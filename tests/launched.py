@@ -4,10 +4,12 @@ A program of its own: it imports everything once, and forks two processes a run.
 
     python launched.py FOLDER RUN...     with a run like '{"name": "first", "by": "slurm", "args": ["fit", ...]}'
 
-A run may have ``signals``: [optimizer step, signal's name, ranks] each; a rank's data loading processes get it too.
+A run may have ``signals``: [optimizer step, signal's name, ranks] each; a rank's data loading processes get it too. And
+``full``: the step whose checkpoint finds no room on the disk.
 Exit codes are added to FOLDER/codes.json under the run's name; FOLDER/<name>.<rank>.log has what was printed.
 """
 
+import errno
 import json
 import multiprocessing
 import os
@@ -66,12 +68,25 @@ def send(signals: Sequence[tuple[int, str, list[int]]], rank: int) -> None:
     YopoModule.training_step = watched
 
 
+def fill_disk(step: int) -> None:
+    """Have the disk be full when the checkpoint of this step is written."""
+    save = torch.save
+
+    def full(content: Any, *args: Any, **options: Any) -> None:
+        if isinstance(content, dict) and content.get("global_step") == step:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(content, *args, **options)
+
+    torch.save = full
+
+
 def do(run: dict[str, Any], folder: Path) -> list[int]:
     """Exit codes by rank."""
 
     def work(rank: int) -> int:
         rank_zero_only.rank = rank  # what Lightning takes from the variables when it is imported
         send(run.get("signals", ()), rank)
+        fill_disk(run.get("full", -1))
         return main(run["args"])
 
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": own_port()}

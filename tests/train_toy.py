@@ -1,16 +1,18 @@
-"""Training runs of a toy on one rank or two: ``python train_toy.py OUT``, the usual variables saying which rank.
+"""Training runs of a toy on one rank, or on several: ``python train_toy.py OUT RANKS [NAME ...]``, which forks them.
 
 A run is a dict of options; what it gives is the logged losses and a digest of the trained weights.
 """
 
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
 
 import torch
+from forked import in_processes
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from ports import own_port
 from torch.utils.data import DataLoader
 from toy import random_plan, toy_dims, toy_llava
 from toy_training import labelled_batch
@@ -129,13 +131,27 @@ def run(
     return {"losses": module.found, "weights": weights}
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    found = {name: run(2, **options) for name, options in (EQUAL | UNUSED).items()}
-    if os.environ["LOCAL_RANK"] == "0":
-        Path(sys.argv[1]).write_text(json.dumps(found))
+def main(out: Path, ranks: int, names: list[str]) -> int:
+    """The runs with these names, or all, as torchrun would start them; gives the first exit code other than 0."""
+    common = {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": own_port(), "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks,
+        "NODE_RANK": 0, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test",
+    }  # fmt: skip
+
+    def work(rank: int) -> int:
+        rank_zero_only.rank = rank  # what Lightning takes from the variables when it is imported
+        runs = {name: options for name, options in (EQUAL | UNUSED).items() if name in names or not names}
+        found = {name: run(ranks, **options) for name, options in runs.items()}
+        if rank == 0:
+            out.write_text(json.dumps(found))
+        return 0
+
+    variables = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(ranks)]
+    codes = in_processes(variables, work, [out.with_suffix(f".{rank}.log") for rank in range(ranks)])
+    return next(filter(None, codes), 0)
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

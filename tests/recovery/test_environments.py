@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from fake_slurm import fake_scontrol, in_slurm
+from question_sets import make_row, write_split
 from safetensors.torch import load_file
 from toy_resume import At, train
 from written import adapter, losses, step_of
@@ -116,6 +117,15 @@ def test_nodes_and_slurm_are_two_processes_like_any(place):
 
 
 @pytest.mark.slow
+def test_both_ranks_go_on_to_the_adapter_when_the_last_checkpoint_finds_no_room(place, tmp_path):
+    place = copied(place, tmp_path)
+    codes = launched(place, run("whole", "one node", place), run("full", "one node", place) | {"full": STEPS})
+    assert codes == {"whole": [0, 0], "full": [0, 0]}, printed(place, "full")
+    assert printed(place, "full").count(f"UserWarning: no checkpoint of step {STEPS}: ") == 1
+    assert step_of(place / "full") == STEPS - 2 and adapter(place / "full") == adapter(place / "whole")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["FSDP2", "DeepSpeed"])
 def test_a_sharded_training_is_ddps_and_goes_on_after_a_kill(strategy, place, tmp_path):
     """Under a plan; with DeepSpeed, for which Lightning wants GPUs, as the tests run it without any."""
@@ -148,3 +158,21 @@ def test_a_sharded_training_is_ddps_and_goes_on_after_a_kill(strategy, place, tm
     states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in checkpoints]
     for number, state in states[0].items():
         torch.testing.assert_close(states[1][number]["exp_avg"], state["exp_avg"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_rows_that_prove_broken_while_they_are_decoded_are_counted_on_both_ranks(place, tmp_path):
+    """Each is met once in each of two epochs, by one rank or the other; what both have met is said in one line."""
+    rows, broken, place = [make_row(number) for number in range(16)], (3, 4, 9), copied(place, tmp_path)
+    write_split(tmp_path / "set", "test", rows)
+    for number in broken:
+        rows[number]["images"][0]["bytes"] = rows[number]["images"][0]["bytes"][:80]
+    options = [f"--data.path={write_split(tmp_path / 'set', 'train', rows)}", "--data.strict=false"]
+    codes = launched(place, run("broken", "one node", place, *options, "--trainer.max_steps=8"))
+    said = printed(place, "broken").splitlines()
+    assert codes == {"broken": [0, 0]}, said
+    summary = [line.partition("UserWarning: ")[2] for line in said if "could not be used" in line]
+    assert len(summary) == 1
+    assert summary[0].startswith("3 training rows could not be used, others were trained on 6 times; first: ")
+    named = {(line.rpartition("row 'row-")[2].partition("'")[0]) for line in said if "replaced by the next row" in line}
+    assert named == {str(number) for number in broken}

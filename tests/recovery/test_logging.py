@@ -93,6 +93,25 @@ def test_lines_of_steps_that_are_done_again_are_taken_out(tmp_path):
     assert logged(tmp_path, "base/accuracy") == [("0", "0.5")]
 
 
+def test_lines_of_the_last_step_stay_unless_they_are_written_again(tmp_path):
+    """Benchmarks have the number of steps done, a validation that of the step before it."""
+    file = metrics_file(tmp_path)
+    for name, step in (
+        ("train/loss", 1),
+        ("bench/pope/f1", 2),
+        ("val/score", 1),
+        ("train/loss", 2),
+        ("bench/pope/f1", 3),
+    ):
+        file.log_metrics({name: 1.0, "epoch": 0}, step=step)
+    file.save()
+    again, names = metrics_file(tmp_path), ("train/loss", "bench/pope/f1", "val/score")
+    again.rewind(2)
+    assert logged(tmp_path, *names) == [("1", "1.0", "", ""), ("2", "", "1.0", ""), ("1", "", "", "1.0")]
+    again.rewind(2, validates=True)
+    assert logged(tmp_path, *names) == [("1", "1.0", "", ""), ("2", "", "1.0", "")]
+
+
 @pytest.mark.parametrize("torn", ["1,", "1,0,2.", "1,0,2.5", '1,0,"2'])
 def test_half_a_line_of_a_killed_process_is_taken_out(torn, tmp_path):
     file = metrics_file(tmp_path)

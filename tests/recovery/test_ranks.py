@@ -7,29 +7,25 @@ import sys
 from pathlib import Path
 
 import pytest
-from ports import own_port
 from train_toy import BATCH, EQUAL, UNUSED, run
 
 HERE = Path(__file__).parent
 
 
+def on_ranks(ranks: int, folder: Path, *names: str) -> dict:
+    """What so many ranks found."""
+    out = folder / "found.json"
+    paths = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])])}
+    command = [sys.executable, str(HERE.parent / "train_toy.py"), str(out), str(ranks), *names]
+    done = subprocess.run(command, env=os.environ | paths, timeout=400)
+    assert done.returncode == 0, "".join(log.read_text()[-3000:] for log in folder.glob("*.log"))
+    return json.loads(out.read_text())
+
+
 @pytest.fixture(scope="module")
 def on_two_ranks(tmp_path_factory) -> dict:
-    """What both ranks found, started as torchrun starts them."""
-    out = tmp_path_factory.mktemp("ranks") / "found.json"
-    common = {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(own_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "NODE_RANK": "0", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1])]),
-    }  # fmt: skip
-    command = [sys.executable, str(HERE.parent / "train_toy.py"), str(out)]
-    processes = []
-    for rank in ("0", "1"):
-        environment = os.environ | common | {"RANK": rank, "LOCAL_RANK": rank}
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors[0][-3000:] + errors[1][-3000:]
-    return json.loads(out.read_text())
+    """All runs."""
+    return on_ranks(2, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", EQUAL)
@@ -39,6 +35,15 @@ def test_two_ranks_with_batch_b_are_one_with_batch_2b(name, on_two_ranks):
     assert two["losses"] == pytest.approx(alone["losses"], abs=1e-5)
     assert len({round(loss, 3) for loss in alone["losses"]}) == len(alone["losses"])
     assert two["weights"] == pytest.approx(alone["weights"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_four_ranks_with_batch_b_are_one_with_batch_4b(tmp_path):
+    """The last step of an epoch has one row a rank."""
+    alone, four = run(1, batch=4 * BATCH), on_ranks(4, tmp_path, "ce")["ce"]
+    assert len(alone["losses"]) == 20
+    assert four["losses"] == pytest.approx(alone["losses"], abs=1e-5)
+    assert four["weights"] == pytest.approx(alone["weights"], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", UNUSED)

@@ -188,6 +188,8 @@ JOBS = {
     "workers": {"options": {"workers": 2}},
     "ddp": {"options": {}, "ranks": 2},
     "everything": {"options": {"accumulate_grad_batches": 2, "workers": 1}, "ranks": 2},
+    "minutes": {"options": {"every": None, "minutes": 1e-3}, "ranks": 2},
+    "four ranks": {"options": {"batch_size": 1}, "ranks": 4},
     "sigterm": {"options": {"accumulate_grad_batches": 2}, "ranks": 2, "signal": signal.SIGTERM},
 }
 
@@ -203,7 +205,8 @@ def test_a_training_killed_at_random_points_goes_on_as_if_nothing_was(name, kill
     """With dropout, a checkpoint every 2 steps and validations: in the middle of epochs, updates and files."""
     script, job = Path(killed_runs.__file__), JOBS[name] | {"name": name, "kills": kills}
     command = [sys.executable, str(script), str(tmp_path), json.dumps(job)]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / f"{name}.json").read_text())
     assert "codes" not in found, found["log"]

@@ -7,7 +7,6 @@ batches, and the same configuration replaces the same rows by the same others, r
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -70,23 +69,28 @@ class Replaced:
     """Counts, on its process, the rows that others stood in for."""
 
     def __init__(self) -> None:
-        self.problems: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self.times = 0
 
     def note(self, batch: Any) -> None:
         """Look at a batch on its way to the device; warns of the first few rows."""
         metas = batch.get("meta", ()) if isinstance(batch, dict) else ()
-        for problem in (problem for meta in metas for problem in meta.get("instead_of", ())):
-            self.problems[problem] += 1
-            if self.problems[problem] == 1 and len(self.problems) <= WARNINGS:
-                warnings.warn(f"replaced by the next row: {problem}", stacklevel=2)
+        replaced = [meta["instead_of"] for meta in metas if "instead_of" in meta]
+        self.times += len(replaced)
+        for problem in (problem for problems in replaced for problem in problems):
+            if problem not in self.problems:
+                self.problems.append(problem)
+                if len(self.problems) <= WARNINGS:
+                    warnings.warn(f"replaced by the next row: {problem}", stacklevel=2)
 
     def summary(self) -> str | None:
         """One line of what all processes have counted, where there is anything to say; all of them have to ask."""
-        problems = sum(of_all_ranks(self.problems), Counter())
-        if not problems:
+        counted = of_all_ranks((self.problems, self.times))
+        rows = list(dict.fromkeys(problem for problems, _ in counted for problem in problems))
+        if not rows:
             return None
-        first, visits = next(iter(problems)), sum(problems.values())
-        return f"{len(problems)} training rows could not be used and were replaced {visits} times; first: {first}"
+        times = sum(times for _, times in counted)
+        return f"{len(rows)} training rows could not be used, others were trained on {times} times; first: {rows[0]}"
 
 
 def decodable(rows: Rows) -> Rows:

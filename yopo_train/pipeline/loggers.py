@@ -54,7 +54,7 @@ class MetricsFile(CSVLogger):
         return self._experiment
 
     def rewind(self, step: int, validates: bool = False) -> None:
-        """Take out what a training wrote that goes on after so many steps; ``validates``: first by its last validation."""
+        """Take out what a training writes again that goes on after so many steps, or with the validation after them."""
         self.experiment.rewind(step, validates)
 
 

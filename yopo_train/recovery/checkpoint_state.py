@@ -9,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from yopo_train.errors import UserError
 from yopo_train.ranks import of_all_ranks
+from yopo_train.recovery.buckets import settle_buckets
 from yopo_train.recovery.checkpoint_random import packed, random_state, set_random_state, unpacked
 from yopo_train.recovery.checkpoint_settings import refuse_other_settings, settings_of
 
@@ -55,6 +56,7 @@ class ExactResume(Callback):
                 torch.manual_seed(torch.initial_seed() + trainer.global_rank)
             self._random = random_state(device)
             self._keep(trainer, validation_due=False)
+        settle_buckets(trainer.strategy.model)
         set_random_state(self._random, device)  # a loader without workers may draw before the first batch
         if trainer.is_global_zero:
             for logger in trainer.loggers:
@@ -151,13 +153,13 @@ class ExactResume(Callback):
         if self.owes_validation:
             self._validate_though_finished(trainer, pl_module)
 
-    @staticmethod
-    def _validate(trainer: Trainer) -> None:
-        """As Lightning's training loop does after a batch."""
-        loop = trainer.fit_loop.epoch_loop.val_loop
+    def _validate(self, trainer: Trainer) -> None:
+        """As Lightning's training loop does after a batch, in whose epoch, which may have ended with it."""
+        loop, epochs = trainer.fit_loop.epoch_loop.val_loop, trainer.fit_loop.epoch_progress.current
         trainer.validating, loop.restarting = True, False
+        here, epochs.completed = epochs.completed, self._kept["epoch"]
         loop.run()
-        trainer.training = True
+        trainer.training, epochs.completed = True, here
 
 
 def _name(datamodule: Any) -> str:

@@ -27,6 +27,8 @@ NEEDLESS_LINES = (
     "`Trainer.fit` stopped",
     "Restor",
     "Initializing distributed",
+    "initializing deepspeed distributed",
+    "Enabling DeepSpeed",
     "distributed_backend=",
     "----------",
     "You are using a CUDA device",
@@ -53,6 +55,10 @@ NEEDLESS_WARNINGS = (
 
 REFUSALS = r"\s*`val_check_interval`|Early stopping conditioned on metric"
 """How Lightning begins to refuse settings that it judges only in training, by errors without a class of their own."""
+
+
+CLASS_REASON = r"Problem with given class_path '([^']+)':\s*(.+)"
+"""How jsonargparse says what is wrong with a class."""
 
 
 class OneLineParser(LightningArgumentParser):
@@ -97,7 +103,7 @@ def known_error(error: Exception) -> UserError | None:
 
 def class_error(error: Exception) -> Exception:
     """What to say of a class in the configuration, a logger or a callback, that cannot be made; else the same error."""
-    found = re.search(r"Problem with given class_path '([^']+)':\s*(.+)", str(error))
+    found = re.search(CLASS_REASON, str(error))
     found = found or re.search(r"Given value: \[?Namespace\(class_path='([^']+)'", str(error))
     if found is None or find_user_error(error) is not None:
         return error
@@ -112,6 +118,9 @@ def one_line(message: str) -> str:
     key = re.match(r'Parser key "([^"]+)":', message)
     if key is None:
         return _unknown_key(" ".join(message.split()))
+    unknown = re.search(CLASS_REASON, message)
+    if unknown is not None:
+        return f"{_full(key[1])} is {unknown[1]}: {unknown[2].strip()}"
     found = re.search(r"(?:Given value: |Got value: )(.*)", message)
     expected = re.findall(r"Expected an? (<class '[\w.]+'>|typing\.Literal\[.*?\]|[^.\n]+)", message)
     if not expected or found is None:

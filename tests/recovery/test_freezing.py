@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 from families import FAMILIES
-from toy import toy_llava
+from toy import toy_batch, toy_llava
 
 from yopo_train.errors import UserError
 from yopo_train.models import family_of
@@ -51,3 +51,10 @@ def test_nothing_left_to_train():
 def test_an_adapter_on_the_language_model_is_used_by_every_batch():
     assert not may_be_unused(attach_lora(toy_llava(), LoraOptions(r=2)))
     assert may_be_unused(attach_lora(toy_llava(), LoraOptions(r=2, projector=True)))
+
+
+def test_a_batch_without_images_where_only_their_projector_is_trained():
+    module = module_with(toy_llava(), freeze=["language", "embeddings", "vision"])
+    batch = toy_batch([[6], [8]])
+    module.training_step(batch | {"labels": batch["input_ids"]}, 0).backward()
+    assert all(not weight.grad.any() for weight in module.trainable().values())

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from toy_resume import course, toy_module, train
 
+from yopo_train.cli import main
 from yopo_train.recovery.sharding import FSDP2, whole_weights
 from yopo_train.run_folder import RunFolder
 
@@ -52,3 +53,11 @@ def test_its_checkpoints_are_those_of_ddp(tmp_path):
     for number, state in there["state"].items():
         for name, value in state.items():
             torch.testing.assert_close(here["state"][number][name], value)
+
+
+def test_a_strategy_that_is_not_there(config, capsys):
+    assert (
+        main(["fit", "--config", str(config), "--trainer.strategy.class_path=yopo_train.recovery.sharding.FSDP3"]) == 2
+    )
+    reason = "module 'yopo_train.recovery.sharding' has no attribute 'FSDP3'"
+    assert capsys.readouterr().err == f"error: trainer.strategy is yopo_train.recovery.sharding.FSDP3: {reason}\n"

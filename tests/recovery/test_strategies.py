@@ -52,7 +52,11 @@ SHARDED = ["--config", str(STRATEGIES / "fsdp2.yaml")]
     [
         (
             ["--config", str(STRATEGIES / "deepspeed.yaml")],
-            "DeepSpeed, which needs NVIDIA GPUs" if HAS_DEEPSPEED else "pip install -U deepspeed",
+            "DeepSpeed, which needs NVIDIA GPUs" if HAS_DEEPSPEED else "pip install 'yopo_train[deepspeed]'",
+        ),
+        (
+            [*SHARDED, "--trainer.callbacks=EMAWeightAveraging"],
+            "trainer.callbacks has EMAWeightAveraging, expected no average of the weights with FSDP2",
         ),
         (["--trainer.strategy=fsdp"], "trainer.strategy is fsdp, expected ddp, or FSDP2 or DeepSpeed"),
         (["--trainer.strategy=deepspeed_stage_3"], "trainer.strategy is deepspeed_stage_3, expected ddp, or FSDP2"),

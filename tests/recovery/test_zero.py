@@ -5,12 +5,15 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
+import toy_resume
+from toy import toy_batch
 from toy_resume import course, toy_module, train, weights
 from zero_on_cpu import DeepSpeedOnCpu
 
 from yopo_train.cli import main
 from yopo_train.errors import UserError
 from yopo_train.pipeline import TrainerFactory, stages
+from yopo_train.recovery.freezing import train_all_but
 from yopo_train.run_folder import RunFolder
 
 deepspeed = pytest.importorskip("deepspeed")
@@ -76,6 +79,47 @@ def test_it_goes_on_exactly(tuning, precision, tmp_path):
     assert all(weight.dtype == torch.float32 for weight in weights(parts).values())
 
 
+@pytest.mark.parametrize("options", [{"projector": True}, {"tuning": "full"}])
+def test_processes_send_the_same_whatever_their_batches_have(options, monkeypatch, tmp_path):
+    """Sums are of places in what each of them sends: every weight has to have the same one, with images or without."""
+    sent: list[list[str]] = [[]]
+    Zero = deepspeed.runtime.zero.stage_1_and_2.DeepSpeedZeroOptimizer
+    put, end = Zero.reduce_independent_p_g_buckets_and_remove_grads, Zero.independent_gradient_partition_epilogue
+
+    def puts(self, weight, group):
+        sent[-1].append(self.param_names[weight])
+        put(self, weight, group)
+
+    def ends(self):
+        sent.append([])
+        end(self)
+
+    def rows(numbers):
+        batch = toy_batch([[2, "image", 5] if number % 2 else [2, 5] for number in numbers], seed=numbers[0])
+        labels = batch["input_ids"].clone()
+        labels[:, :-3] = -100
+        return batch | {"labels": labels}
+
+    monkeypatch.setattr(Zero, "reduce_independent_p_g_buckets_and_remove_grads", puts)
+    monkeypatch.setattr(Zero, "independent_gradient_partition_epilogue", ends)
+    monkeypatch.setattr(toy_resume, "toy_rows", rows)
+    settings = {"strategy": DeepSpeedOnCpu(), "batch_size": 1, "max_steps": 4, "limit_val_batches": 0}
+    module = train(tmp_path / "run", module=toy_module(**options), **settings)
+    assert len(sent) == 5 and sent.pop() == []
+    assert all(names == sent[0] for names in sent) and sorted(sent[0]) == sorted(module.trainable())
+
+
+def test_a_full_finetune_begins_and_ends_with_the_base_s_own_weights(tmp_path):
+    """Not with what bfloat16 leaves of them, frozen or not."""
+    module = toy_module(tuning="full", lr=1e-12)
+    train_all_but(module.model, ["vision"])
+    before = {name: weight.detach().clone() for name, weight in module.model.named_parameters()}
+    settings = {"strategy": DeepSpeedOnCpu(), "max_steps": 2, "limit_val_batches": 0}
+    train(tmp_path / "run", module=module, precision="bf16-mixed", **settings)
+    for name, weight in module.model.named_parameters():
+        torch.testing.assert_close(weight.detach(), before[name], rtol=0, atol=1e-9, msg=name)
+
+
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_its_checkpoints_are_those_of_ddp(tuning, tmp_path):
     """Of trained weights only, in the base's order; each of the two goes on from the other's."""
@@ -124,6 +168,13 @@ def test_what_it_cannot_have(settings, optimizer, culprit, tmp_path):
     settings = {"accelerator": "cpu", "strategy": DeepSpeedOnCpu()} | settings
     with pytest.raises(UserError, match=culprit):
         TrainerFactory(RunFolder(tmp_path / "run"), settings).check_training([], optimizer)
+
+
+@pytest.mark.parametrize("name", ["reduce_bucket_size", "allgather_bucket_size"])
+@pytest.mark.parametrize("size", [0, 2001])
+def test_what_it_cannot_send_at_once(name, size):
+    with pytest.raises(UserError, match=f"trainer.strategy.init_args.{name} is {size}, expected an even number >= 2"):
+        DeepSpeedOnCpu(**{name: size})
 
 
 def test_a_whole_fit(config, tmp_path):

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
 from yopo_train.errors import UserError
 from yopo_train.recovery.sharding import FSDP2
@@ -116,6 +117,20 @@ def _check_fsdp2(limit_val_batches: Any, benchmarks: Sequence[str]) -> None:
         raise UserError(
             f"evaluation.every_n_steps asks for {', '.join(benchmarks)}, expected null: FSDP2 has no scores in training"
         )
+
+
+def check_averages(strategy: Strategy, callbacks: Sequence[Callback]) -> None:
+    """Refuse averages of weights where what a process has is not, or not all of, what is trained.
+
+    Raises
+    ------
+    UserError
+        Names the callback.
+    """
+    for callback in callbacks if isinstance(strategy, DeepSpeed | FSDP2) else ():
+        if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
+            name, by = type(callback).__name__, type(strategy).__name__
+            raise UserError(f"trainer.callbacks has {name}, expected no average of the weights with {by}")
 
 
 def _refused(found: str) -> UserError:

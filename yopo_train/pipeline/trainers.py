@@ -17,7 +17,7 @@ from yopo_train.pipeline.checkpoints import CheckpointOptions, LastCheckpoint
 from yopo_train.pipeline.loggers import describe_run, run_loggers
 from yopo_train.pipeline.progress import StageProgress
 from yopo_train.pipeline.signals import answer_signals
-from yopo_train.pipeline.strategies import check_processes, check_strategy, for_reading
+from yopo_train.pipeline.strategies import check_averages, check_processes, check_strategy, for_reading
 from yopo_train.pipeline.watch import Watch, WatchOptions
 from yopo_train.recovery.checkpoint_file import WholeFile
 from yopo_train.recovery.checkpoint_state import ExactResume
@@ -115,6 +115,7 @@ class TrainerFactory:
             raise UserError("trainer.limit_train_batches is 0, expected at least one batch, or null for all of them")
         trainer = self._make("check", [], logger=False, enable_checkpointing=False)
         check_strategy(trainer, self.settings.get("limit_val_batches"), benchmarks, optimizer)
+        check_averages(trainer.strategy, self.callbacks)
 
     def for_reading(self, name: str, *callbacks: Callback) -> Trainer:
         """A trainer that validates, tests or predicts.

@@ -221,7 +221,10 @@ class YopoModule(LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """Mean loss over the answers' tokens of all processes."""
         sums = self.objective(self.model, batch)
-        return self._mean.add(sums)
+        loss = self._mean.add(sums)
+        if not loss.requires_grad:  # no image, and nothing is trained but what images go through
+            loss = loss + 0 * sum(weight.sum() for weight in self.trainable().values())
+        return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if isinstance(self.trainer.strategy, DeepSpeed):

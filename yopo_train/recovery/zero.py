@@ -6,6 +6,7 @@ Only training is so. The stages that read (calibration, scores) are as with DDP.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib.util import find_spec
 from itertools import count
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from yopo_train.errors import UserError
 from yopo_train.ranks import is_first_rank
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -33,11 +35,16 @@ class DeepSpeed(DeepSpeedStrategy):
     Parameters
     ----------
     reduce_bucket_size, allgather_bucket_size
-        Numbers that are sent at once.
+        Numbers that are sent at once, even.
     overlap_comm
         Send gradients while others are computed.
     timeout
         Of a process that waits for another.
+
+    Raises
+    ------
+    UserError
+        DeepSpeed is not installed, or a number of numbers that it cannot send.
     """
 
     runs_on = (CUDAAccelerator,)
@@ -50,16 +57,23 @@ class DeepSpeed(DeepSpeedStrategy):
         overlap_comm: bool = True,
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
+        if find_spec("deepspeed") is None:
+            raise UserError("trainer.strategy is DeepSpeed, which needs: pip install 'yopo_train[deepspeed]'")
+        sizes = {"reduce_bucket_size": reduce_bucket_size, "allgather_bucket_size": allgather_bucket_size}
+        for name, size in sizes.items():
+            if size < 2 or size % 2:
+                raise UserError(f"trainer.strategy.init_args.{name} is {size}, expected an even number >= 2")
         super().__init__(
             stage=2,
-            reduce_bucket_size=reduce_bucket_size,
-            allgather_bucket_size=allgather_bucket_size,
             overlap_comm=overlap_comm,
             timeout=timeout,
+            **sizes,
             logging_batch_size_per_gpu=1,  # else asks a loader that has batches of one size
         )
         self._groups: list[dict[nn.Parameter, int]] = []
         """Weights as the optimizer has had them, with the numbers that they have with DDP."""
+        self._frozen: dict[nn.Parameter, Tensor] = {}
+        """What a full finetune saves untouched: DeepSpeed puts all weights into the type that it computes in."""
 
     # -- steps --------------------------------------------------------------------------------------------------------
     @property
@@ -72,10 +86,18 @@ class DeepSpeed(DeepSpeedStrategy):
         self.config["data_types"] = {"grad_accum_dtype": "fp32"}
 
     def _setup_model_and_optimizer(self, model: nn.Module, optimizer: Optimizer, lr_scheduler: Any = None) -> Any:
+        from deepspeed.utils import safe_set_full_fp32_param
+
         numbers = count()
         self._groups = [{weight: next(numbers) for weight in group["params"]} for group in optimizer.param_groups]
+        trained = [*self.lightning_module.trainable().values()]
+        saved = self.lightning_module.parameters() if self.lightning_module.tuning == "full" else trained
+        before = {weight: weight.detach() for weight in saved}
         engine, zero = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
-        _send_in_one_order(zero, [*self.lightning_module.trainable().values()])
+        for weight in trained:  # DeepSpeed has taken them from what it computes in
+            safe_set_full_fp32_param(weight, before.pop(weight).to(weight.device, torch.float32))
+        self._frozen = before if is_first_rank() else {}
+        _send_in_one_order(zero, trained)
         return engine, zero
 
     def pre_backward(self, closure_loss: Tensor) -> None:
@@ -93,13 +115,15 @@ class DeepSpeed(DeepSpeedStrategy):
         return [part for parts in self._zero.averaged_gradients.values() for part in parts]
 
     def on_train_end(self) -> None:
-        """Leave the trained weights in float32, on the first process: before, they are as the precision has them."""
+        """Leave all weights to save in float32, on the first process: before, they are as the precision has them."""
         from deepspeed.utils import safe_get_full_fp32_param
 
         for weight in self.lightning_module.trainable().values():
             whole = _kept(safe_get_full_fp32_param(weight))
             if whole is not None:
                 weight.data = whole
+        for weight, whole in self._frozen.items():
+            weight.data = whole.to("cpu", torch.float32)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
     @property

@@ -134,8 +134,9 @@ def _unknown_key(message: str) -> str:
     lora = re.search(r"\blora\.(\w+)", message)
     reason = f": {REFUSED[lora[1]]}" if lora is not None and lora[1] in REFUSED else ""
     if unknown is not None:
-        # jsonargparse gives the second without the place that it stands in
-        return f"unknown key {unknown[1] or unknown[2] + ' in model.pruning or in the init_args of a class'}{reason}"
+        key = unknown[1] or unknown[2]
+        place = "" if "." in key else " in model.pruning or in the init_args of a class"  # jsonargparse leaves it out
+        return f"unknown key {key}{place}{reason}"
     return re.sub(r"\b(fit|calibrate|plan|curves|validate|test|predict|data_check)\.(?=\w)", "", message) + reason
 
 

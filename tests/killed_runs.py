@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from itertools import count, repeat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +34,8 @@ from yopo_train.recovery import YopoModule
 from yopo_train.recovery.checkpoint_state import ExactResume
 
 SEED = 6
+SECONDS = 0.02
+"""Between two looks at the clock."""
 
 
 class Clock:
@@ -102,8 +105,9 @@ def do(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     def training(run: Path, last: int | None = None, killed_rank: int = 0) -> Callable[[], int]:
         def work() -> int:
             rank = int(os.environ.get("LOCAL_RANK", 0))
-            if rank:  # the first rank's says when minutes are over
-                checkpoints.time = SimpleNamespace(monotonic=lambda: 0.0)
+            # moments have to be the same in all runs; only the first rank's clock says when minutes are over
+            ticks = count() if rank == 0 else repeat(0)
+            checkpoints.time = SimpleNamespace(monotonic=lambda: SECONDS * next(ticks))
             clock = Clock(last if rank == killed_rank else None, number)
             clock.start()
             try:

@@ -1,27 +1,14 @@
 """FSDP2's checkpoints, on one gloo rank, under a plan."""
 
-import os
-
 import pytest
 import torch
-import torch.distributed as dist
 from toy_resume import course, toy_module, train
 
 from yopo_train.cli import main
 from yopo_train.recovery.sharding import FSDP2, whole_weights
 from yopo_train.run_folder import RunFolder
 
-
-@pytest.fixture(autouse=True)
-def alone_again(monkeypatch):
-    """No process group and none of its variables left for other tests; and no seed of theirs."""
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-    before = dict(os.environ)
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(before)
+pytestmark = pytest.mark.usefixtures("alone_again")
 
 
 @pytest.mark.parametrize("options", [{}, {"projector": True}, {"optimizer": "muon"}, {"tuning": "full"}])

@@ -1,36 +1,17 @@
 """Configurations that shard the training: FSDP2 on one gloo rank; DeepSpeed without a GPU."""
 
-import csv
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch.distributed as dist
+from written import losses
 
 from yopo_train.cli import main
-from yopo_train.pipeline import stages
 
 HAS_DEEPSPEED = find_spec("deepspeed") is not None
 STRATEGIES = Path(__file__).parents[2] / "configs" / "strategies"
 
-
-@pytest.fixture(autouse=True)
-def alone_again(monkeypatch):
-    """No process group and none of its variables left for other tests."""
-    monkeypatch.setattr(stages, "BENCH_REPEATS", 1)
-    monkeypatch.setattr(stages, "BENCH_BATCH", 1)
-    before = dict(os.environ)
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(before)
-
-
-def losses(folder: Path) -> list[float]:
-    with (folder / "logs" / "metrics.csv").open() as file:
-        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+pytestmark = pytest.mark.usefixtures("alone_again")
 
 
 def test_fsdp2_trains_as_one_process_does(config, tmp_path):
@@ -38,7 +19,9 @@ def test_fsdp2_trains_as_one_process_does(config, tmp_path):
     assert main(["fit", *options, f"--run_dir={tmp_path / 'alone'}"]) == 0
     sharded = ["--config", str(STRATEGIES / "fsdp2.yaml"), "--trainer.devices=1", "--checkpoint.every_n_steps=2"]
     assert main(["fit", *options, *sharded, f"--run_dir={tmp_path / 'sharded'}"]) == 0
-    assert losses(tmp_path / "sharded") == pytest.approx(losses(tmp_path / "alone"), abs=1e-4)
+    assert [*map(float, losses(tmp_path / "sharded"))] == pytest.approx(
+        [*map(float, losses(tmp_path / "alone"))], abs=1e-4
+    )
     answers = [(tmp_path / run / "predictions" / "recovered.jsonl").read_text() for run in ("alone", "sharded")]
     assert answers[0] == answers[1]
     assert (tmp_path / "sharded" / "checkpoints" / "last.ckpt").is_file()

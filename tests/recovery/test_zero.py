@@ -1,10 +1,7 @@
 """DeepSpeed itself, on the CPU: the trainings and the checkpoints of DDP. Skipped where it is not installed."""
 
-import os
-
 import pytest
 import torch
-import torch.distributed as dist
 import toy_resume
 from toy import toy_batch
 from toy_resume import course, toy_module, train, weights
@@ -12,7 +9,7 @@ from zero_on_cpu import DeepSpeedOnCpu
 
 from yopo_train.cli import main
 from yopo_train.errors import UserError
-from yopo_train.pipeline import TrainerFactory, stages
+from yopo_train.pipeline import TrainerFactory
 from yopo_train.recovery.freezing import train_all_but
 from yopo_train.run_folder import RunFolder
 
@@ -27,19 +24,11 @@ TRAININGS = {
 
 
 @pytest.fixture(autouse=True)
-def alone_again(monkeypatch):
-    """No process group, of which DeepSpeed keeps two, and no variables left for other tests; no seed of theirs."""
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+def on_cpu(alone_again, monkeypatch):
+    """DeepSpeed, which keeps a process group of its own in two places, begins anew in each test."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    monkeypatch.setattr(stages, "BENCH_REPEATS", 1)
-    monkeypatch.setattr(stages, "BENCH_BATCH", 1)
-    before = dict(os.environ)
     yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
     deepspeed.comm.comm.cdb = deepspeed.utils.groups._WORLD_GROUP = None
-    os.environ.clear()
-    os.environ.update(before)
 
 
 def numbers(rows: list[tuple[str, ...]]) -> list[list[float]]:

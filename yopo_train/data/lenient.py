@@ -69,7 +69,7 @@ class Replaced:
     """Counts, on its process, the rows that others stood in for."""
 
     def __init__(self) -> None:
-        self.problems: list[str] = []
+        self.problems: dict[str, None] = {}  # as a set that keeps the order
         self.times = 0
 
     def note(self, batch: Any) -> None:
@@ -79,7 +79,7 @@ class Replaced:
         self.times += len(replaced)
         for problem in (problem for problems in replaced for problem in problems):
             if problem not in self.problems:
-                self.problems.append(problem)
+                self.problems[problem] = None
                 if len(self.problems) <= WARNINGS:
                     warnings.warn(f"replaced by the next row: {problem}", stacklevel=2)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from ..errors import UserError, first_line
 from ..pruning import active_plan
 from .conversation import Conversation, open_image
-from .load import load
+from .load import load_source
 from .source import find
 
 HELP = "/image FILE adds an image to the next question, /new starts anew, /quit (or ctrl-D) leaves"
@@ -108,8 +108,9 @@ def chat(
         raise UserError("stdin is closed, expected --prompt, or questions there")
     pictures = [open_image(path) for path in images]
     place = device_of(device)
-    loaded, processor = load(model, revision, dtype, base=base, pruned=not dense)
-    conversation = Conversation(loaded.to(place), processor, max_new_tokens, find(model, revision).sizing)
+    source = find(model, revision)
+    loaded, processor = load_source(source, base, not dense, dtype=dtype)
+    conversation = Conversation(loaded.to(place), processor, max_new_tokens, source.sizing)
     if (plan := active_plan(loaded)) is not None:
         _say(plan.describe())
     if prompt is not None:

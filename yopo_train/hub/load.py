@@ -70,7 +70,13 @@ def load(
         Nothing there, no base named, a base with another config, other dimensions or other weights than the plan was
         made for, or an adapter that does not fit.
     """
-    source = find(path, revision)
+    placement = {"device_map": device_map, "max_memory": max_memory, "offload_folder": offload_folder}
+    options = {"dtype": dtype, "attn_implementation": attn_implementation, "quantization": quantization}
+    return load_source(find(path, revision), base, pruned, merge, **options, **placement)
+
+
+def load_source(source: Source, base: str | Path | None, pruned: bool = True, merge: bool = False, **options: Any):
+    """`load`, where it is known what there is; ``options`` are those of ``load_base``."""
     if base is not None:
         if source.run is None:  # a mistyped name would load the base alone
             raise UserError(f"{source.name} holds no adapter and no plan of a base, expected one with base ({base})")
@@ -78,12 +84,11 @@ def load(
     if source.base is None:
         raise UserError(f"{source.name} names no base model (it was a local folder), expected base: where yours lies")
     _check_config(source)
-    placement = {"device_map": device_map, "max_memory": max_memory, "offload_folder": offload_folder}
-    options = {"dtype": dtype, "attn_implementation": attn_implementation, "quantization": quantization}
-    model, processor = load_base(source.base, source.revision, **options, **placement)
+    model, processor = load_base(source.base, source.revision, **options)
     _check_weights(source, model)
     if source.adapter is not None and is_dispatched(model):
-        raise UserError(f"device_map is {device_map}, expected one device for a model with an adapter ({source.name})")
+        found = options.get("device_map")
+        raise UserError(f"device_map is {found}, expected one device for a model with an adapter ({source.name})")
     return _put_on(source, model, pruned, merge).eval(), processor
 
 

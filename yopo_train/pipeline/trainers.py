@@ -101,10 +101,8 @@ class TrainerFactory:
 
         Parameters
         ----------
-        benchmarks
-            What is to be scored meanwhile.
-        optimizer
-            Its name.
+        benchmarks, optimizer
+            See `check_strategy`.
 
         Raises
         ------

@@ -119,7 +119,7 @@ def save_adapter(
     base, revision
         What the adapter names as its base model.
     weights
-        The trained ones by their name in the model, where it has only shards of them.
+        The trained ones by their name in the model, in the base's order; else they are taken from the model.
     """
     config = model.peft_config["default"]
     config.base_model_name_or_path, config.revision = base, revision

@@ -39,8 +39,8 @@ class FSDP2(ModelParallelStrategy):
         Another process's batch may have images where this one's has none; both have to send gradients of the same size.
         """
         super().pre_backward(closure_loss)
-        for weight in self.lightning_module.parameters():
-            if weight.requires_grad and not isinstance(weight, DTensor) and weight.grad is None:
+        for weight in self.lightning_module.trainable().values():
+            if not isinstance(weight, DTensor) and weight.grad is None:
                 weight.grad = torch.zeros_like(weight)  # whole ones are those outside of the decoder layers
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ class FSDP2(ModelParallelStrategy):
     def lightning_module_state_dict(self) -> dict[str, Tensor]:
         """The trained weights in one piece, on the first process."""
         module = self.lightning_module
-        whole = {name: _whole(weight) for name, weight in module.trainable().items()}
+        whole = {name: whole_on_first_rank(weight) for name, weight in module.trainable().items()}
         return module.in_base_order(whole) if is_first_rank() else {}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class FSDP2(ModelParallelStrategy):
         optimizer = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         state = optimizer.state_dict()
         parts = {
-            number: {name: _whole(value) for name, value in of_weight.items()}
+            number: {name: whole_on_first_rank(value) for name, value in of_weight.items()}
             for number, of_weight in state["state"].items()
         }
         return state | {"state": parts} if is_first_rank() else {}
@@ -114,13 +114,13 @@ def whole_weights(model: nn.Module, trained_only: bool) -> dict[str, Tensor]:
     for name, weight in model.state_dict().items():
         if trained_only and name not in trained:
             continue
-        whole = _whole(weight)
+        whole = whole_on_first_rank(weight)
         if is_first_rank():
             found[name] = whole
     return found
 
 
-def _whole(value: Any) -> Any:
+def whole_on_first_rank(value: Any) -> Any:
     """A tensor in one piece on the CPU, of whose shards each process has one; anything else as it is.
 
     Every process has to ask. Of tensors the first alone gets anything: they may be many times what one has room for.

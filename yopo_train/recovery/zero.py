@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from yopo_train.errors import UserError
 from yopo_train.ranks import is_first_rank
+from yopo_train.recovery.sharding import whole_on_first_rank
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each weight."""
@@ -119,7 +120,7 @@ class DeepSpeed(DeepSpeedStrategy):
         from deepspeed.utils import safe_get_full_fp32_param
 
         for weight in self.lightning_module.trainable().values():
-            whole = _kept(safe_get_full_fp32_param(weight))
+            whole = whole_on_first_rank(safe_get_full_fp32_param(weight))
             if whole is not None:
                 weight.data = whole
         for weight, whole in self._frozen.items():
@@ -135,7 +136,9 @@ class DeepSpeed(DeepSpeedStrategy):
         from deepspeed.utils import safe_get_full_fp32_param
 
         module = self.lightning_module
-        whole = {name: _kept(safe_get_full_fp32_param(weight)) for name, weight in module.trainable().items()}
+        whole = {
+            name: whole_on_first_rank(safe_get_full_fp32_param(weight)) for name, weight in module.trainable().items()
+        }
         return module.in_base_order(whole) if is_first_rank() else {}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
@@ -148,7 +151,7 @@ class DeepSpeed(DeepSpeedStrategy):
         for weights, group in zip(self._groups, own.param_groups, strict=True):
             (flat,) = group["params"]
             for weight, number in weights.items():
-                moments = {name: _kept(safe_get_full_optimizer_state(weight, name)) for name in MOMENTS}
+                moments = {name: whole_on_first_rank(safe_get_full_optimizer_state(weight, name)) for name in MOMENTS}
                 step = own.state[flat]["step"].cpu().clone()  # AdamW counts in place, each weight for itself
                 states[number] = {"step": step} | moments
             groups.append(group | {"params": list(weights.values())})
@@ -227,8 +230,3 @@ def _send_in_one_order(zero: Any, weights: Sequence[nn.Parameter]) -> None:
         end()
 
     zero.process_gradients, zero.overlapping_partition_gradients_reduce_epilogue = comes, ends
-
-
-def _kept(whole: Tensor) -> Tensor | None:
-    """On the CPU, on the first process."""
-    return whole.cpu() if is_first_rank() else None
